@@ -1,0 +1,143 @@
+"""Argument checks in one style: the argument, the rule, what was given, what to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+
+
+def check_integer(name: str, value: Any, minimum: int, remedy: str = "") -> int:
+    """Return `value` as an int that is at least `minimum`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    value = value.__index__()
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}{_then(remedy)}")
+    return value
+
+
+def check_number(
+    name: str, value: Any, *, minimum: float = -float("inf"), exclusive: bool = False
+) -> float:
+    """Return `value` as a finite float that is at least (or, if `exclusive`, above) `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    bound = f"above {minimum:g}" if exclusive else f"at least {minimum:g}"
+    too_low = value <= minimum if exclusive else value < minimum
+    if value != value or abs(value) == float("inf") or too_low:
+        rule = "finite" if minimum == -float("inf") else f"finite and {bound}"
+        raise ValueError(f"{name} must be {rule}, got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def check_matrix(
+    name: str, value: Any, *, rows: int | None = None, columns: int | None = None, why: str = ""
+) -> Tensor:
+    """Return `value` if it is a 2-D floating-point tensor of the given shape."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor"
+        )
+    if value.dim() != 2:
+        raise ValueError(
+            f"{name} must be 2-D (rows are samples or classes), got shape {tuple(value.shape)}"
+        )
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name} must be floating point, got {_dtype(value)}; convert with .float()"
+        )
+    for axis, wanted in (("rows", rows), ("columns", columns)):
+        given = value.shape[0 if axis == "rows" else 1]
+        if wanted is not None and given != wanted:
+            raise ValueError(
+                f"{name} must have {wanted} {axis}{f' ({why})' if why else ''}, "
+                f"got shape {tuple(value.shape)}"
+            )
+    return value
+
+
+def check_vector(name: str, value: Any, length: int, why: str = "") -> Tensor:
+    """Return `value` if it is a 1-D floating-point tensor of the given length."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor"
+        )
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name} must be floating point, got {_dtype(value)}; convert with .float()"
+        )
+    if value.shape != (length,):
+        raise ValueError(
+            f"{name} must have shape ({length},){f' ({why})' if why else ''}, "
+            f"got {tuple(value.shape)}"
+        )
+    return value
+
+
+def check_labels(labels: Any, num_samples: int) -> Tensor:
+    """Return `labels` as int64 if they are a 1-D integer tensor with one entry per sample."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"labels must be a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor"
+        )
+    if labels.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"labels must be integers, got {_dtype(labels)}; convert with .long()")
+    if labels.dim() != 1:
+        raise ValueError(
+            f"labels must be 1-D with one class index per sample, got shape {tuple(labels.shape)}"
+        )
+    if len(labels) != num_samples:
+        raise ValueError(
+            f"labels and features must have the same length, got {len(labels)} labels "
+            f"for {num_samples} rows of features"
+        )
+    return labels.long()
+
+
+def check_label_range(labels: Tensor, num_classes: int) -> None:
+    """Raise if a label lies outside [0, num_classes). Reads the values: waits for a GPU."""
+    if not len(labels):
+        return
+    low, high = (int(bound) for bound in torch.aminmax(labels))
+    if low >= 0 and high < num_classes:
+        return
+    if low >= 1 and high == num_classes:
+        hint = "are your labels 1-based?"
+    elif low < 0:
+        hint = "leave out samples with an ignore index before measuring"
+    else:
+        hint = f"use num_classes >= {high + 1}"
+    raise ValueError(
+        f"labels must lie in [0, {num_classes}), got values from {low} to {high}; {hint}"
+    )
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise if `value` holds NaN or infinity. Reads the values: waits for a GPU."""
+    # A finite sum proves all finite in one pass without a mask; overflow only costs the slow path.
+    if value.numel() == 0 or bool(torch.isfinite(value.sum())):
+        return
+    bad = ~torch.isfinite(value.reshape(len(value), -1)).all(dim=1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(bad)} rows "
+            f"(first: row {int(bad.nonzero()[0])}); remove or repair them"
+        )
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _then(remedy: str) -> str:
+    return f"; {remedy}" if remedy else ""

@@ -1,0 +1,13 @@
+"""Frames: one unit vector per class. A frame is made by a function; `FRAMES` names them."""
+
+from collections.abc import Callable
+
+from neuralcollapse.frames.frame import Frame as Frame
+from neuralcollapse.frames.orthogonal import orthogonal_frame as orthogonal_frame
+from neuralcollapse.frames.simplex import simplex_etf as simplex_etf
+
+# Name on the command line, and the function (num_classes, dim, generator) that makes the frame.
+FRAMES: tuple[tuple[str, Callable[..., Frame]], ...] = (
+    ("simplex", simplex_etf),
+    ("orthogonal", orthogonal_frame),
+)

@@ -1,0 +1,59 @@
+"""The one door of all losses."""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from neuralcollapse.checks import check_label_range, check_labels, check_matrix, check_vector
+
+
+class AbstractLoss(nn.Module, ABC):
+    """A loss on features, labels and a classifier that somebody else owns.
+
+    A trained head, a fixed frame and the free variable of the unconstrained feature model go
+    through the same door: `loss(features, labels, weight, bias)`, with features (N, d), labels
+    (N,), weight (K, d) and bias (K,) or None. The result is a scalar, the mean over the batch,
+    in float32 for half-precision features.
+    """
+
+    name: str
+    """What it is called on the command line."""
+
+    @abstractmethod
+    def terms(
+        self, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The parts of the loss by name; each a scalar."""
+
+    @final
+    def forward(
+        self, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """The sum of the terms.
+
+        Raises:
+            TypeError: if features or weight are not floating point, or labels not integers.
+            ValueError: if shapes do not fit, the batch is empty, or (on the CPU, where looking
+                is free) a label is out of range.
+        """
+        check_matrix("features", features)
+        check_matrix("weight", weight, columns=features.shape[1], why="the width of the features")
+        if bias is not None:
+            check_vector("bias", bias, len(weight), "one entry per row of weight")
+        if not len(features):
+            raise ValueError("features must hold at least one sample, got an empty batch")
+        labels = check_labels(labels, len(features))
+        if labels.device.type == "cpu":
+            check_label_range(labels, len(weight))
+        parts = list(self.terms(features, labels, weight, bias).values())
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+
+def logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, K), features @ weight.T + bias; the product in the features' type, widened to float32."""
+    product = linear(features, weight.to(features.dtype))
+    product = product.to(torch.promote_types(product.dtype, torch.float32))
+    return product if bias is None else product + bias

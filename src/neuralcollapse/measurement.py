@@ -1,0 +1,519 @@
+"""Measure neural collapse: of a model on a loader, or of features and labels."""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralcollapse.checks import (
+    check_finite,
+    check_integer,
+    check_labels,
+    check_matrix,
+    check_vector,
+)
+from neuralcollapse.files import read_json, write_json
+from neuralcollapse.geometry import Geometry
+from neuralcollapse.heads import AbstractHead
+from neuralcollapse.metrics.decision import NearestMean, decision_counts
+from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.sphere import directions
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
+
+# Features up to this many bytes are kept for NC4; beyond it the data is read a second time.
+_KEPT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What was measured, and everything that was assumed.
+
+    Attributes:
+        metrics: value by key, in the order of the table; nan where undefined.
+        undefined: reason by key, for each metric that is nan.
+        conventions: what the numbers depend on: split, layer, means, normalisations, bias.
+        counts: samples per class.
+        accuracy: share of samples that the classifier gets right, or None without a classifier.
+        statistics: of the features; not saved.
+        weight: (K, d), the classifier that was measured, or None; not saved.
+        bias: (K,), its bias, or None; not saved.
+    """
+
+    metrics: dict[str, float]
+    undefined: dict[str, str]
+    conventions: dict[str, str]
+    counts: tuple[int, ...]
+    accuracy: float | None = None
+    statistics: ClassStatistics | None = field(default=None, repr=False)
+    weight: Tensor | None = field(default=None, repr=False)
+    bias: Tensor | None = field(default=None, repr=False)
+
+    def __getitem__(self, key: str) -> float:
+        """The value of one metric."""
+        return self.metrics[key]
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Classes without a sample; they are left out of every metric."""
+        return tuple(k for k, count in enumerate(self.counts) if count == 0)
+
+    def geometry(self) -> Geometry:
+        """Gram blocks of the centred means and classifier rows of the classes seen."""
+        if self.statistics is None:
+            raise ValueError("geometry needs the statistics, which a measurement read back lacks")
+        seen = self.statistics.seen
+        weight = None if self.weight is None else self.weight[seen]
+        return Geometry.from_vectors(self.statistics.centred_means(), weight)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: an undefined metric is None and has a reason in `undefined`."""
+        metrics = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
+        return {
+            "metrics": metrics,
+            "undefined": dict(self.undefined),
+            "conventions": dict(self.conventions),
+            "counts": list(self.counts),
+            "absent_classes": list(self.absent),
+            "num_samples": sum(self.counts),
+            "accuracy": self.accuracy,
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Measurement":
+        """The inverse of `to_dict`."""
+        try:
+            metrics = {k: math.nan if v is None else float(v) for k, v in values["metrics"].items()}
+            return Measurement(
+                metrics=metrics,
+                undefined=dict(values["undefined"]),
+                conventions=dict(values["conventions"]),
+                counts=tuple(values["counts"]),
+                accuracy=values["accuracy"],
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"these values are not a measurement: {error!r}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_dict` as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @staticmethod
+    def load(path: str | Path) -> "Measurement":
+        """Read what `save` wrote."""
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} does not hold a measurement")
+        return Measurement.from_dict(values)
+
+    def __str__(self) -> str:
+        """A table with every convention below it."""
+        lines = [f"{'metric':<20} {'value':>12}  {'collapse':>8}  meaning"]
+        for metric in METRICS:
+            value = self.metrics[metric.key]
+            shown = f"{value:>12.6g}" if math.isfinite(value) else f"{'-':>12}"
+            lines.append(f"{metric.key:<20} {shown}  {metric.at_collapse:>8g}  {metric.summary}")
+        if self.accuracy is not None:
+            lines.append(f"{'accuracy':<20} {self.accuracy:>12.6g}")
+        reasons: dict[str, list[str]] = {}
+        for key, reason in self.undefined.items():
+            reasons.setdefault(reason, []).append(key)
+        lines += [f"undefined: {', '.join(keys)}: {reason}" for reason, keys in reasons.items()]
+        lines.append(f"samples: {sum(self.counts)} in {len(self.counts)} classes")
+        if self.absent:
+            lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
+        lines += [f"{name}: {value}" for name, value in self.conventions.items()]
+        return "\n".join(lines)
+
+
+class FeatureTap(AbstractContextManager["FeatureTap"]):
+    """Reads what enters a model's classifier, and the classifier itself.
+
+    A forward pre-hook that is there inside the `with` block only.
+
+    Args:
+        model: any module.
+        layer: dotted name of the classifier; without it, the last linear layer (or head of this
+            library) whose output is `num_classes` wide, or simply the last one.
+        num_classes: K.
+
+    Raises:
+        ValueError: if there is no such layer; the message names the candidates.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> with FeatureTap(model, num_classes=3) as tap:
+        ...     logits = model(torch.zeros(5, 4))
+        ...     features = tap.take()
+        >>> tap.name, tuple(features.shape), tuple(tap.weight.shape)
+        ('2', (5, 8), (3, 8))
+    """
+
+    def __init__(self, model: nn.Module, layer: str | None = None, num_classes: int | None = None):
+        if num_classes is not None:
+            check_integer("num_classes", num_classes, 1)
+        self.name, self._head = _find_head(model, layer, num_classes)
+        self._captured: list[Tensor] = []
+        self._handle: Any = None
+
+    @property
+    def weight(self) -> Tensor:
+        """(K, d), the classifier."""
+        return self._head.weight.detach()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(K,), its bias, or None."""
+        return None if self._head.bias is None else self._head.bias.detach()
+
+    def take(self) -> Tensor:
+        """(N, d), what entered the classifier in the forward pass just made."""
+        captured, self._captured = self._captured, []
+        if len(captured) != 1:
+            raise ValueError(
+                f"layer {self.name!r} must run exactly once per forward pass, ran {len(captured)} "
+                "times; name another layer"
+            )
+        features = captured[0]
+        if features.dim() != 2:
+            raise ValueError(
+                f"layer {self.name!r} must receive features of shape (N, d), got "
+                f"{tuple(features.shape)}; pool or flatten them before the classifier"
+            )
+        return features
+
+    def __enter__(self) -> "FeatureTap":
+        def capture(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._captured.append(inputs[0].detach())
+
+        self._handle = self._head.register_forward_pre_hook(capture)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._handle.remove()
+        self._captured = []
+
+
+def measure(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layer: str | None = None,
+    num_classes: int | None = None,
+    device: torch.device | str | None = None,
+    normalize: bool = False,
+    global_mean: GlobalMean = "class",
+    split: str | None = None,
+    progress: bool = True,
+) -> Measurement:
+    """Measure how collapsed a model is on the batches of a loader.
+
+    One pass in evaluation mode without gradients. Features up to 1 GiB are kept for
+    `nc4_disagreement`; more are computed a second time. The model, its mode and its device are
+    afterwards as they were.
+
+    Args:
+        model: any module with a linear classifier.
+        loader: batches (inputs, labels, ...); inputs and labels (N,) are tensors.
+        layer: dotted name of the classifier; by default the last linear layer that is
+            `num_classes` wide.
+        num_classes: K; by default the width of the last linear layer.
+        device: where to run; by default where the model is.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        split: what the data is, for the record, e.g. "train".
+        progress: show a progress bar on standard error where that is a terminal.
+
+    Raises:
+        ValueError: if no classifier is found, the loader is empty, a label is out of range or a
+            feature is not finite.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batches = [(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]))]
+        >>> measurement = measure(model, batches, num_classes=3)
+        >>> measurement["nc1"] > 0
+        True
+    """
+    with FeatureTap(model, layer, num_classes) as tap, _evaluating(model, device) as device:
+
+        def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in _with_progress(loader, task, progress):
+                inputs, labels = _inputs_and_labels(batch)
+                model(inputs.to(device))
+                features = tap.take()
+                yield directions(features) if normalize else features, labels.to(device)
+
+        statistics, kept, same_again = _accumulate(batches, tap, loader)
+        decisions = _decisions(statistics, tap.weight, tap.bias, kept or same_again)
+        return _conclude(
+            statistics,
+            tap.weight,
+            tap.bias,
+            decisions,
+            normalize=normalize,
+            global_mean=global_mean,
+            split=split,
+            layer=tap.name,
+        )
+
+
+def measure_features(
+    features: Any,
+    labels: Any,
+    weight: Any = None,
+    bias: Any = None,
+    num_classes: int | None = None,
+    *,
+    normalize: bool = False,
+    global_mean: GlobalMean = "class",
+    split: str | None = None,
+) -> Measurement:
+    """Measure how collapsed features are; torch tensors or numpy arrays.
+
+    Args:
+        features: (N, d), floating point.
+        labels: (N,), integers in [0, K).
+        weight: (K, d), the classifier, or None.
+        bias: (K,), its bias, or None.
+        num_classes: K; by default the rows of `weight`, or the largest label plus one.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        split: what the data is, for the record, e.g. "train".
+
+    Raises:
+        TypeError: if features are not floating point or labels are not integers.
+        ValueError: if shapes do not fit, there are no samples, a label is out of range, or a
+            value is not finite.
+
+    Example:
+        >>> features = [[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]]
+        >>> round(measure_features(torch.tensor(features), torch.tensor([0, 0, 1, 1]))["nc1"], 6)
+        0.125
+    """
+    features = check_matrix("features", _tensor("features", features)).detach()
+    labels = check_labels(_tensor("labels", labels), len(features))
+    if not len(features):
+        raise ValueError("features must hold at least one sample, got none")
+    if weight is not None:
+        weight = check_matrix(
+            "weight",
+            _tensor("weight", weight),
+            rows=num_classes,
+            columns=features.shape[1],
+            why="num_classes and the width of the features",
+        ).detach()
+        check_finite("weight", weight)
+        weight = weight.to(features.device)
+    if bias is not None:
+        if weight is None:
+            raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
+        bias = check_vector("bias", _tensor("bias", bias), len(weight), "one per row of weight")
+        check_finite("bias", bias)
+        bias = bias.detach().to(features.device)
+    if num_classes is None:
+        num_classes = len(weight) if weight is not None else max(0, int(labels.max())) + 1
+    if normalize:
+        features = directions(features)
+    statistics = ClassStatistics.from_features(features, labels, num_classes)
+    kept = [(features, labels)]
+    decisions = None if weight is None else _decisions(statistics, weight, bias, kept)
+    return _conclude(
+        statistics,
+        weight,
+        bias,
+        decisions,
+        normalize=normalize,
+        global_mean=global_mean,
+        split=split,
+        layer=None,
+    )
+
+
+Batches = Callable[[str], Iterable[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """What a second look at the features tells."""
+
+    accuracy: float | None
+    disagreement: float | str
+
+
+def _accumulate(
+    batches: Batches, tap: FeatureTap, loader: Iterable[Any]
+) -> tuple[ClassStatistics, list[tuple[Tensor, Tensor]], Iterable[tuple[Tensor, Tensor]] | None]:
+    """(statistics, the features if they are few enough to keep, else the same batches again)."""
+    accumulator: StatisticsAccumulator | None = None
+    kept: list[tuple[Tensor, Tensor]] = []
+    kept_bytes = 0
+    for features, labels in batches("measuring"):
+        if accumulator is None:
+            num_classes, dim = tap.weight.shape
+            # Double precision is not to be had on every accelerator.
+            home = "cpu" if features.device.type == "mps" else features.device
+            accumulator = StatisticsAccumulator(num_classes, dim, device=home)
+        accumulator.update(features, labels)
+        kept_bytes += features.nbytes
+        if kept_bytes <= _KEPT_BYTES:
+            kept.append((features, labels))
+        else:
+            kept.clear()
+    if accumulator is None or accumulator.num_samples == 0:
+        raise ValueError("loader must yield at least one sample, got none")
+    again = None if iter(loader) is loader else batches("measuring decisions")
+    return accumulator.result(), kept, again
+
+
+def _decisions(
+    statistics: ClassStatistics,
+    weight: Tensor,
+    bias: Tensor | None,
+    batches: Iterable[tuple[Tensor, Tensor]] | None,
+) -> _Decisions:
+    """Compare the classifier with the nearest class mean and with the labels."""
+    if batches is None:
+        return _Decisions(None, "features did not fit into memory and the loader runs only once")
+    rule, home = NearestMean(statistics), statistics.means.device
+    weight, bias = weight.to(home), None if bias is None else bias.to(home)
+    differing = correct = total = 0
+    for features, labels in batches:
+        counts = decision_counts(rule, features.to(home), weight, bias, labels.to(home))
+        differing, correct = differing + counts[0], correct + counts[1]
+        total += len(features)
+    return _Decisions(correct / total, differing / total)
+
+
+def _conclude(
+    statistics: ClassStatistics,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    decisions: _Decisions | None,
+    *,
+    normalize: bool,
+    global_mean: GlobalMean,
+    split: str | None,
+    layer: str | None,
+) -> Measurement:
+    known: dict[str, float | str] = {}
+    if decisions is not None:
+        enough = int(statistics.seen.sum()) > 1
+        known["nc4_disagreement"] = decisions.disagreement if enough else math.nan
+    values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=known)
+    means = {"class": "mean of the class means", "sample": "mean of all samples"}
+    classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
+    conventions = {
+        "split": split or "as given",
+        "layer": f"input of {layer}" if layer is not None else "features as given",
+        "features": "scaled to unit length" if normalize else "raw",
+        "classifier": classifier,
+        "global_mean": means[global_mean],
+        "within_covariance": "divided by the number of samples",
+        "between_covariance": "divided by the number of classes seen",
+        "nc1": "divided by the number of classes seen",
+        "standard_deviation": "population",
+        "nc4": "Euclidean distance to class means of the same data",
+    }
+    return Measurement(
+        metrics=values,
+        undefined=undefined,
+        conventions=conventions,
+        counts=tuple(statistics.counts.tolist()),
+        accuracy=None if decisions is None else decisions.accuracy,
+        statistics=statistics,
+        weight=weight,
+        bias=bias,
+    )
+
+
+def _find_head(
+    model: nn.Module, layer: str | None, num_classes: int | None
+) -> tuple[str, nn.Linear | AbstractHead]:
+    heads = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | AbstractHead)
+    }
+    listed = ", ".join(f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items())
+    candidates = f"its linear layers are {listed}" if heads else "it has none at all"
+    if layer is not None:
+        if layer not in heads:
+            raise ValueError(f"layer must name a linear layer of the model, got {layer!r}; {candidates}")
+        wide = {layer: heads[layer]}
+    else:
+        wide = heads
+    if num_classes is not None:
+        wide = {name: head for name, head in wide.items() if len(head.weight) == num_classes}
+    if not wide:
+        what = f"with {num_classes} outputs" if num_classes is not None else ""
+        named = f" named {layer!r}" if layer is not None else ""
+        remedy = "; name one with layer=..., or correct num_classes" if heads else ""
+        raise ValueError(f"model has no linear layer{named} {what}".rstrip() + f": {candidates}{remedy}")
+    name = list(wide)[-1]
+    return name, wide[name]
+
+
+@contextmanager
+def _evaluating(
+    model: nn.Module, device: torch.device | str | None
+) -> Iterator[torch.device]:
+    """Evaluation mode without gradients on a device; everything as it was afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    placed = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0)).device
+    device = placed if device is None else torch.device(device)
+    try:
+        if device != placed:
+            model.to(device)
+        model.eval()
+        with torch.no_grad():
+            yield device
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        if device != placed:
+            model.to(placed)
+
+
+def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, tuple | list) and len(batch) >= 2:
+        inputs, labels = batch[0], batch[1]
+        if isinstance(inputs, Tensor) and isinstance(labels, Tensor):
+            return inputs, labels
+        given = f"({type(inputs).__name__}, {type(labels).__name__}, ...)"
+    else:
+        given = type(batch).__name__
+    raise TypeError(f"loader must yield (inputs, labels) pairs of tensors, got {given}")
+
+
+def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:
+    if not show or not sys.stderr.isatty():
+        return loader
+    from rich.console import Console
+    from rich.progress import track
+
+    total = len(loader) if hasattr(loader, "__len__") else None  # pyright: ignore[reportArgumentType]
+    return track(loader, task, total=total, console=Console(stderr=True), transient=True)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        dtype = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(
+            f"{name} must be a tensor or a numeric array, got {dtype} ({error})"
+        ) from None

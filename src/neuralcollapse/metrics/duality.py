@@ -1,0 +1,81 @@
+"""NC3: does the classifier point where the class means are?"""
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from neuralcollapse.checks import check_matrix
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+
+def nc3_duality(
+    statistics: ClassStatistics, weight: Tensor, *, global_mean: GlobalMean = "class"
+) -> Tensor:
+    """Distance between the classifier and the centred class means up to scale; 0 at collapse.
+
+    norm(W / norm(W) - M / norm(M)), Frobenius norms, not squared      (Papyan, Han, Donoho 2020 square it)
+
+    with M the centred means of the classes seen and W their rows of the classifier. Not zero for
+    an uncentred classifier (a row mean that the logits do not feel) or for one that has the
+    directions but not the relative norms of the means.
+
+    Args:
+        statistics: of the features that enter the classifier.
+        weight: (K, d), the classifier.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+
+    Returns:
+        0-d float64, in [0, 2]; nan for fewer than two classes, or if W or M is zero.
+
+    Raises:
+        ValueError: if the shape of the weight is not that of the class means.
+
+    Example:
+        >>> import torch
+        >>> features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]])
+        >>> statistics = ClassStatistics.from_features(features, torch.tensor([0, 0, 1, 1]), 2)
+        >>> weight = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+        >>> round(float(nc3_duality(statistics, weight)), 6)  # sqrt(2 - sqrt(2))
+        0.765367
+    """
+    rows, centred = _matched(statistics, weight, global_mean)
+    if len(centred) < 2:
+        return centred.new_full((), float("nan"))
+    return (rows / rows.norm() - centred / centred.norm()).norm()
+
+
+def nc3_alignment(
+    statistics: ClassStatistics, weight: Tensor, *, global_mean: GlobalMean = "class"
+) -> Tensor:
+    """Mean cosine between each row of the classifier and its centred class mean; 1 at collapse.
+
+    mean_k(cos(w_k, mu_k - mu_G)) over the classes seen
+
+    Blind to norms, of single classes and as a whole.
+
+    Args:
+        statistics: of the features that enter the classifier.
+        weight: (K, d), the classifier.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+
+    Returns:
+        0-d float64, in [-1, 1]; nan for fewer than two classes, or if a row or mean is zero.
+
+    Raises:
+        ValueError: if the shape of the weight is not that of the class means.
+    """
+    rows, centred = _matched(statistics, weight, global_mean)
+    if len(centred) < 2:
+        return centred.new_full((), float("nan"))
+    degenerate = (rows.norm(dim=1) == 0).any() | (centred.norm(dim=1) == 0).any()
+    cosines = cosine_similarity(rows, centred, dim=1, eps=0.0)
+    return cosines.mean().masked_fill(degenerate, float("nan"))
+
+
+def _matched(
+    statistics: ClassStatistics, weight: Tensor, global_mean: GlobalMean
+) -> tuple[Tensor, Tensor]:
+    """Rows of the classifier and centred means of the classes seen, in float64."""
+    classes, dim = statistics.num_classes, statistics.dim
+    check_matrix("weight", weight, rows=classes, columns=dim, why="the shape of the class means")
+    centred = statistics.centred_means(global_mean).double()
+    return weight.to(centred)[statistics.seen], centred

@@ -1,0 +1,208 @@
+"""The table of metrics: what each is called, where it tends at collapse, and who introduced it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from neuralcollapse.metrics.angles import (
+    nc2_equiangle,
+    nc2_equinorm,
+    nc2_etf_distance,
+    nc2_max_angle,
+    nc2w_equiangle,
+    nc2w_equinorm,
+    nc2w_etf_distance,
+    nc2w_max_angle,
+)
+from neuralcollapse.metrics.decision import nc4_disagreement
+from neuralcollapse.metrics.duality import nc3_alignment, nc3_duality
+from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+Need = Literal["statistics", "scatter", "features", "weight"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        function: the metric; its name is the key.
+        needs: what it is computed from. "statistics", "features" and "weight" are also its
+            arguments, in this order.
+        at_collapse: its value for a network that has collapsed to a simplex ETF.
+        better: which direction leads there.
+        takes_global_mean: whether it has the argument `global_mean`.
+        reference: who introduced it.
+        summary: what it says, in a few words.
+    """
+
+    function: Callable[..., Tensor]
+    needs: tuple[Need, ...]
+    at_collapse: float
+    better: Literal["lower", "higher"]
+    takes_global_mean: bool
+    reference: str
+    summary: str
+
+    @property
+    def key(self) -> str:
+        """Its name in tables, records and JSON."""
+        return self.function.__name__
+
+
+_PAPYAN = "Papyan, Han, Donoho 2020"
+_STATISTICS: tuple[Need, ...] = ("statistics",)
+_WEIGHT: tuple[Need, ...] = ("weight",)
+_BOTH: tuple[Need, ...] = ("statistics", "weight")
+
+
+def _row(
+    function: Callable[..., Tensor],
+    needs: tuple[Need, ...],
+    reference: str,
+    summary: str,
+    *,
+    global_mean: bool = False,
+    at_collapse: float = 0.0,
+    better: Literal["lower", "higher"] = "lower",
+) -> Metric:
+    return Metric(function, needs, at_collapse, better, global_mean, reference, summary)
+
+
+METRICS: tuple[Metric, ...] = (
+    _row(
+        nc1,
+        ("statistics", "scatter"),
+        _PAPYAN,
+        "within-class over between-class covariance",
+        global_mean=True,
+    ),
+    _row(
+        nc1_trace_ratio,
+        _STATISTICS,
+        "Tirer, Huang, Niles-Weed 2023",
+        "within-class over between-class variance",
+        global_mean=True,
+    ),
+    _row(cdnv, _STATISTICS, "Galanti, Gyorgy, Hutter 2022", "variance over distance, by pairs"),
+    _row(
+        nc2_equinorm, _STATISTICS, _PAPYAN, "class means: variation of the norms", global_mean=True
+    ),
+    _row(
+        nc2_equiangle,
+        _STATISTICS,
+        _PAPYAN,
+        "class means: variation of the cosines",
+        global_mean=True,
+    ),
+    _row(
+        nc2_max_angle,
+        _STATISTICS,
+        _PAPYAN,
+        "class means: cosines from -1/(K-1)",
+        global_mean=True,
+    ),
+    _row(
+        nc2_etf_distance,
+        _STATISTICS,
+        "Kothapalli 2023",
+        "class means: Gram matrix from the simplex's",
+        global_mean=True,
+    ),
+    _row(nc2w_equinorm, _WEIGHT, _PAPYAN, "classifier: variation of the norms"),
+    _row(nc2w_equiangle, _WEIGHT, _PAPYAN, "classifier: variation of the cosines"),
+    _row(nc2w_max_angle, _WEIGHT, _PAPYAN, "classifier: cosines from -1/(K-1)"),
+    _row(nc2w_etf_distance, _WEIGHT, "Zhu et al. 2021", "classifier: Gram matrix from the simplex's"),
+    _row(nc3_duality, _BOTH, _PAPYAN, "classifier from class means, up to scale", global_mean=True),
+    _row(
+        nc3_alignment,
+        _BOTH,
+        "Jiang et al. 2024",
+        "cosine of classifier and class mean",
+        global_mean=True,
+        at_collapse=1.0,
+        better="higher",
+    ),
+    _row(
+        nc4_disagreement,
+        ("statistics", "features", "weight"),
+        _PAPYAN,
+        "classifier against nearest class mean",
+    ),
+)
+
+
+def evaluate(
+    statistics: ClassStatistics,
+    weight: Tensor | None = None,
+    *,
+    global_mean: GlobalMean = "class",
+    known: Mapping[str, float | str] | None = None,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Every metric of the table: (values by key, reasons by key for those that are undefined).
+
+    Args:
+        statistics: of the features that enter the classifier.
+        weight: (K, d), the classifier; without it, metrics of it are undefined.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        known: metrics that need the features themselves, computed by the caller: a value, or the
+            reason why there is none.
+
+    Returns:
+        Values, nan where undefined or infinite, and the reason for each nan.
+    """
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    for metric in METRICS:
+        outcome = (known or {}).get(metric.key)
+        if outcome is None:
+            outcome = _missing(metric, statistics, weight) or _value(
+                metric, statistics, weight, global_mean
+            )
+        if isinstance(outcome, float) and not math.isfinite(outcome):
+            outcome = _why(metric, outcome, statistics, weight)
+        values[metric.key] = outcome if isinstance(outcome, float) else math.nan
+        if isinstance(outcome, str):
+            reasons[metric.key] = outcome
+    return values, reasons
+
+
+def _missing(metric: Metric, statistics: ClassStatistics, weight: Tensor | None) -> str | None:
+    if "weight" in metric.needs and weight is None:
+        return "no classifier weight was given"
+    if "features" in metric.needs:
+        return "needs a second look at the features"
+    if "scatter" in metric.needs and statistics.scatter is None:
+        return "the statistics were accumulated without scatter"
+    return None
+
+
+def _value(
+    metric: Metric, statistics: ClassStatistics, weight: Tensor | None, global_mean: GlobalMean
+) -> float:
+    given: dict[str, Any] = {"statistics": statistics, "weight": weight}
+    arguments = [given[need] for need in metric.needs if need in given]
+    options = {"global_mean": global_mean} if metric.takes_global_mean else {}
+    return float(metric.function(*arguments, **options))
+
+
+def _why(
+    metric: Metric, value: float, statistics: ClassStatistics, weight: Tensor | None
+) -> str:
+    """The reason for a value that is not finite."""
+    num_seen = int(statistics.seen.sum())
+    if "statistics" in metric.needs and num_seen < 2:
+        return f"needs two classes with samples, got {num_seen} of {statistics.num_classes}"
+    if "weight" in metric.needs and weight is not None:
+        if len(weight) < 2:
+            return "needs a classifier of two classes or more"
+        zero_rows = (weight.norm(dim=1) == 0).nonzero().flatten().tolist()
+        if zero_rows:
+            return f"rows {zero_rows[:5]} of the classifier are zero and have no direction"
+    if math.isinf(value):
+        return "infinite: the means of two classes coincide"
+    return "class means coincide with each other or with the global mean"

@@ -1,0 +1,402 @@
+"""Class statistics of labelled features: one pass, in place, mergeable.
+
+Every metric of this library is a function of `ClassStatistics`. An accumulator builds them from
+batches; statistics of parts of the data merge into the statistics of the whole.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from neuralcollapse.checks import (
+    check_choice,
+    check_finite,
+    check_integer,
+    check_label_range,
+    check_labels,
+    check_matrix,
+)
+from neuralcollapse.files import read_tensors, write_tensors
+
+GlobalMean = Literal["class", "sample"]
+
+_FORMAT = "neuralcollapse.ClassStatistics.1"
+# Rows worked on at a time: the residuals of one block stay in the processor's cache.
+_BLOCK_ROWS = 256
+# Rows whose products are summed in single precision before they go into the double sum.
+_FLUSH_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ClassStatistics:
+    """Counts, means and within-class scatter of labelled features.
+
+    Attributes:
+        counts: (K,) int64, samples per class.
+        means: (K, d), class means; rows of classes never seen are nan.
+        spread: (K,), sum over the samples of a class of the squared distance to its mean.
+        scatter: (d, d), sum over all samples of (h - mu_y)(h - mu_y)^T, or None where it was
+            not accumulated. trace(scatter) = sum(spread).
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> statistics = ClassStatistics.from_features(features, labels, num_classes=2)
+        >>> statistics.means.tolist()
+        [[2.0, 0.0], [-2.0, 0.0]]
+        >>> statistics.within_covariance.tolist()
+        [[1.0, 0.5], [0.5, 0.5]]
+    """
+
+    counts: Tensor
+    means: Tensor
+    spread: Tensor
+    scatter: Tensor | None = None
+
+    @staticmethod
+    def from_features(
+        features: Tensor, labels: Tensor, num_classes: int, *, scatter: bool = True
+    ) -> "ClassStatistics":
+        """Statistics of features (N, d) with labels (N,) in [0, num_classes)."""
+        check_matrix("features", features)
+        accumulator = StatisticsAccumulator(
+            num_classes, features.shape[1], scatter=scatter, device=features.device
+        )
+        accumulator.update(features, labels)
+        return accumulator.result()
+
+    @property
+    def num_classes(self) -> int:
+        """K, classes never seen included."""
+        return len(self.counts)
+
+    @property
+    def dim(self) -> int:
+        """d, the width of the features."""
+        return self.means.shape[1]
+
+    @property
+    def num_samples(self) -> int:
+        """N, over all classes."""
+        return int(self.counts.sum())
+
+    @property
+    def seen(self) -> Tensor:
+        """(K,) bool, classes with at least one sample."""
+        return self.counts > 0
+
+    @property
+    def seen_means(self) -> Tensor:
+        """(K seen, d), the means of the classes seen, in class order."""
+        return self.means[self.seen]
+
+    @property
+    def variances(self) -> Tensor:
+        """(K seen,), mean squared distance of each class seen to its mean (divided by n_k)."""
+        return self.spread[self.seen] / self.counts[self.seen]
+
+    @property
+    def within_covariance(self) -> Tensor:
+        """(d, d), scatter divided by N."""
+        if self.scatter is None:
+            raise ValueError(
+                "within_covariance needs the (d, d) scatter, which these statistics do not hold; "
+                "accumulate with scatter=True"
+            )
+        return self.scatter / self.num_samples
+
+    def global_mean(self, kind: GlobalMean = "class") -> Tensor:
+        """(d,), the mean of the class means ("class") or of all samples ("sample")."""
+        check_choice("global_mean", kind, ("class", "sample"))
+        means = self.seen_means
+        if kind == "class":
+            return means.mean(0)
+        share = self.counts[self.seen] / self.num_samples
+        return share.to(means.dtype) @ means
+
+    def centred_means(self, global_mean: GlobalMean = "class") -> Tensor:
+        """(K seen, d), the means of the classes seen minus the global mean."""
+        return self.seen_means - self.global_mean(global_mean)
+
+    def merge(self, other: "ClassStatistics") -> "ClassStatistics":
+        """Statistics of both data sets together, as if accumulated in one.
+
+        Exact update of pairs of means and scatters (Chan, Golub, LeVeque 1983): the scatter gains
+        sum_k n_a n_b / (n_a + n_b) (mu_b - mu_a)(mu_b - mu_a)^T.
+
+        Raises:
+            ValueError: if the numbers of classes or the widths differ, or only one has a scatter.
+        """
+        if not isinstance(other, ClassStatistics):
+            raise TypeError(f"other must be ClassStatistics, got {type(other).__name__}")
+        if self.means.shape != other.means.shape:
+            raise ValueError(
+                f"statistics to merge must have equal (num_classes, dim), "
+                f"got {tuple(self.means.shape)} and {tuple(other.means.shape)}"
+            )
+        if (self.scatter is None) != (other.scatter is None):
+            raise ValueError(
+                "statistics to merge must both hold the scatter or both lack it; "
+                "accumulate both with the same scatter=..."
+            )
+        other = other.to(self.means.device, self.means.dtype)
+        counts = self.counts + other.counts
+        # Only classes that both have seen have a difference; a nan row must not spread.
+        here, there = self.seen, other.seen
+        gap = torch.where((here & there)[:, None], other.means - self.means, 0.0)
+        share = other.counts / counts.clamp(min=1)
+        means = torch.where(here[:, None], self.means + share[:, None] * gap, other.means)
+        lever = self.counts * share  # n_a n_b / (n_a + n_b)
+        spread = self.spread + other.spread + lever * gap.square().sum(1)
+        scatter = None
+        if self.scatter is not None and other.scatter is not None:
+            scatter = self.scatter + other.scatter + gap.T @ (lever[:, None] * gap)
+        return ClassStatistics(counts, means, spread, scatter)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "ClassStatistics":
+        """The same statistics on another device or in another floating-point type."""
+        moved = {
+            field.name: None if value is None else value.to(device, dtype)
+            for field in dataclasses.fields(self)
+            for value in (getattr(self, field.name),)
+            if field.name != "counts"
+        }
+        return ClassStatistics(counts=self.counts.to(device), **moved)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file, atomically."""
+        tensors = {"counts": self.counts, "means": self.means, "spread": self.spread}
+        if self.scatter is not None:
+            tensors["scatter"] = self.scatter
+        write_tensors(path, tensors, {"format": _FORMAT})
+
+    @staticmethod
+    def load(path: str | Path) -> "ClassStatistics":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the file is missing, damaged, or holds something else.
+        """
+        tensors, metadata = read_tensors(path)
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} does not hold class statistics (format {metadata.get('format')!r}); "
+                "write it with ClassStatistics.save"
+            )
+        try:
+            counts, means, spread = (tensors[name] for name in ("counts", "means", "spread"))
+        except KeyError as error:
+            raise ValueError(f"{path} lacks the array {error.args[0]!r}") from None
+        scatter = tensors.get("scatter")
+        num_classes, dim = means.shape if means.dim() == 2 else (-1, -1)
+        shapes_fit = counts.shape == spread.shape == (num_classes,)
+        if not shapes_fit or (scatter is not None and scatter.shape != (dim, dim)):
+            raise ValueError(f"{path} holds arrays whose shapes do not fit together")
+        return ClassStatistics(counts, means, spread, scatter)
+
+
+class StatisticsAccumulator:
+    """Builds `ClassStatistics` from batches, in place and in one pass.
+
+    Residuals are taken against an anchor per class, one of its own samples, before anything is
+    summed, and squares are taken of residuals against the running mean:
+
+        scatter += (x - mean_before)^T (x - mean_after)
+
+    so nothing cancels: a within-class deviation of 1e-5 beside means of size 30 keeps its digits
+    in float32, whichever sample came first. Only rows of classes in the batch are touched; no
+    one-hot matrix, no K x K array and no copy of a K x d array is made.
+
+    Half-precision features are worked on in float32, float64 features in float64. On a GPU
+    nothing waits for the device: labels out of range and features that are not finite are
+    reported by `result`.
+
+    Args:
+        num_classes: K, at least 1.
+        dim: d, the width of the features.
+        scatter: also accumulate the (d, d) scatter, which `nc1` needs.
+        dtype: type of the sums, float64 (default) or float32 for half the memory.
+        device: where the sums are kept; batches are moved there.
+
+    Example:
+        >>> accumulator = StatisticsAccumulator(num_classes=3, dim=2)
+        >>> accumulator.update(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 0]))
+        >>> accumulator.update(torch.tensor([[5.0, 5.0]]), torch.tensor([2]))
+        >>> accumulator.result().counts.tolist()
+        [2, 0, 1]
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        *,
+        scatter: bool = True,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ):
+        self.num_classes = check_integer("num_classes", num_classes, 1)
+        self.dim = check_integer("dim", dim, 1)
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+        self.dtype = dtype
+        self.device = torch.empty(0, device=device).device
+
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        self._counts = zeros(self.num_classes, dtype=torch.int64)
+        self._offsets = zeros(self.num_classes, self.dim)  # sums of residuals to the anchors
+        self._spread = zeros(self.num_classes)
+        self._scatter = zeros(self.dim, self.dim) if scatter else None
+        # In the working precision, made when the first batch tells which that is. The anchors
+        # have one row more, which takes the writes of samples that are not a class's first.
+        self._anchors: Tensor | None = None
+        self._pending: Tensor | None = None
+        self._pending_rows = 0
+        self._bad = zeros(2, dtype=torch.int64)  # samples not finite, labels out of range
+
+    @property
+    def num_samples(self) -> int:
+        """N so far, over all classes. Waits for a GPU."""
+        return int(self._counts.sum())
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (B, d) with labels (B,) in [0, num_classes).
+
+        Raises:
+            TypeError: if features are not floating point or labels are not integers.
+            ValueError: if shapes do not fit, a label is out of range, or a feature is not finite;
+                the statistics are then as before the call.
+        """
+        check_matrix("features", features, columns=self.dim, why="dim of the accumulator")
+        labels = check_labels(labels, len(features))
+        features, labels = features.detach().to(self.device), labels.to(self.device)
+        if self.device.type == "cpu":
+            check_finite("features", features)
+            check_label_range(labels, self.num_classes)
+        else:
+            features, labels = self._defer_checks(features, labels)
+        anchors = self._choose_precision(features.dtype)
+        with _full_precision(self.device.type):
+            for start in range(0, len(features), _BLOCK_ROWS):
+                stop = start + _BLOCK_ROWS
+                self._add_block(anchors, features[start:stop], labels[start:stop])
+
+    def merge(self, other: "StatisticsAccumulator | ClassStatistics") -> ClassStatistics:
+        """The statistics so far merged with others; see `ClassStatistics.merge`."""
+        if isinstance(other, StatisticsAccumulator):
+            other = other.result()
+        return self.result().merge(other)
+
+    @torch.no_grad()
+    def result(self) -> ClassStatistics:
+        """The statistics of all batches so far; more batches may follow."""
+        self._raise_deferred()
+        self._flush()
+        means = self._offsets / self._counts[:, None]  # nan where a class was never seen
+        if self._anchors is not None:
+            means += self._anchors[:-1]
+        scatter = None if self._scatter is None else (self._scatter + self._scatter.T).div_(2)
+        return ClassStatistics(self._counts.clone(), means, self._spread.clone(), scatter)
+
+    def _add_block(self, anchors: Tensor, block: Tensor, labels: Tensor) -> None:
+        block = block.to(anchors.dtype)
+        before = self._counts.index_select(0, labels)
+        first = before == 0
+        # Where a class is new, one of its samples becomes the anchor; which one does not matter.
+        anchors.index_copy_(0, torch.where(first, labels, self.num_classes), block)
+        residuals = block - anchors.index_select(0, labels)
+
+        mean_before = self._mean_residuals(labels, before, anchors.dtype)
+        self._counts.index_add_(0, labels, torch.ones_like(labels))
+        self._offsets.index_add_(0, labels, residuals.to(self.dtype))
+        after = self._counts.index_select(0, labels)
+        mean_after = self._mean_residuals(labels, after, anchors.dtype)
+        mean_before = torch.where(first[:, None], mean_after, mean_before)
+
+        to_before, to_after = mean_before.neg_().add_(residuals), residuals.sub_(mean_after)
+        if self._pending is not None:
+            self._pending.addmm_(to_before.T, to_after)
+            self._pending_rows += len(block)
+            if self._pending_rows >= _FLUSH_ROWS:
+                self._flush()
+        squares = to_before.mul_(to_after).sum(1, dtype=self.dtype)
+        self._spread.index_add_(0, labels, squares)
+
+    def _mean_residuals(self, labels: Tensor, counts: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, d), the mean residual so far of each sample's class."""
+        sums = self._offsets.index_select(0, labels).to(dtype)
+        return sums / counts.clamp(min=1)[:, None]
+
+    def _choose_precision(self, dtype: torch.dtype) -> Tensor:
+        """The anchors, set up or widened to the working precision for features of this type."""
+        working = torch.promote_types(dtype, torch.float32)
+        if self._anchors is None:
+            shape = (self.num_classes + 1, self.dim)
+            self._anchors = torch.zeros(shape, dtype=working, device=self.device)
+        elif torch.promote_types(working, self._anchors.dtype) != self._anchors.dtype:
+            self._flush()
+            self._anchors = self._anchors.to(working)
+            self._pending = None
+        if self._scatter is not None and self._pending is None:
+            same = self._anchors.dtype == self.dtype
+            self._pending = (
+                self._scatter if same else torch.zeros_like(self._scatter, dtype=self._anchors.dtype)
+            )
+        return self._anchors
+
+    def _flush(self) -> None:
+        if self._pending is not None and self._scatter is not None:
+            if self._pending is not self._scatter:
+                self._scatter += self._pending
+                self._pending.zero_()
+            self._pending_rows = 0
+
+    def _defer_checks(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Count bad samples on the device without waiting for it, and make them harmless."""
+        finite = torch.isfinite(features).all(dim=1)
+        in_range = (labels >= 0) & (labels < self.num_classes)
+        self._bad += torch.stack([(~finite).sum(), (~in_range).sum()])
+        return torch.where(finite[:, None], features, 0), labels.clamp(0, self.num_classes - 1)
+
+    def _raise_deferred(self) -> None:
+        if self.device.type == "cpu":
+            return
+        not_finite, out_of_range = self._bad.tolist()
+        if not_finite:
+            raise ValueError(
+                f"features must be finite, got NaN or infinity in {not_finite} samples so far; "
+                "remove or repair them and accumulate anew"
+            )
+        if out_of_range:
+            raise ValueError(
+                f"labels must lie in [0, {self.num_classes}), got {out_of_range} samples outside "
+                "so far; correct them and accumulate anew"
+            )
+
+
+class _full_precision:  # noqa: N801
+    """Products in the precision of their operands: no autocast, no TensorFloat-32."""
+
+    def __init__(self, device_type: str):
+        self._cuda = device_type == "cuda"
+        self._autocast = torch.autocast(device_type, enabled=False)
+
+    def __enter__(self) -> None:
+        self._autocast.__enter__()
+        if self._cuda:
+            self._allowed = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    def __exit__(self, *error: object) -> None:
+        if self._cuda:
+            torch.backends.cuda.matmul.allow_tf32 = self._allowed
+        self._autocast.__exit__(*error)

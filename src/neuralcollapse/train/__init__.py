@@ -1,0 +1,1 @@
+"""Train classifiers and record how they collapse."""

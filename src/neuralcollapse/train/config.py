@@ -1,0 +1,202 @@
+"""The options of a training run: one list for the command line, TOML files and the record."""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuralcollapse.checks import check_choice, check_integer, check_number
+
+LOSS_NAMES = ("cross-entropy", "squared-error", "dot-regression")
+HEAD_NAMES = ("linear", "cosine", "fixed")
+FRAME_NAMES = ("simplex", "orthogonal")
+AUGMENTATIONS = ("none", "crop", "crop-flip")
+PRECISIONS = ("32", "bf16", "64")
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+
+
+def _option(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, and how. Field names are the option names, `-` written as `_`."""
+
+    data: str = _option("digits", "Data set; `neuralcollapse data` lists them.")
+    data_root: str | None = _option(None, "Folder or file of the data; a default per data set.")
+    imbalance: str = _option("none", "Long tail in the training set: none or exponential:RATIO.")
+    limit: int | None = _option(None, "Use at most this many training samples, evenly by class.")
+    image_size: int = _option(32, "Side in pixels that imagefolder pictures are scaled to.")
+    workers: int = _option(0, "Processes that load pictures (imagefolder).")
+    loss: str | None = _option(None, f"One of {', '.join(LOSS_NAMES)}.")
+    label_smoothing: float = _option(0.0, "Cross entropy: share of the target spread evenly.")
+    logit_adjustment: float = _option(0.0, "Cross entropy: strength of adjustment by class counts.")
+    true_weight: float = _option(1.0, "Squared error: weight of the true class.")
+    target: float = _option(1.0, "Squared error: what the true class's logit should be.")
+    head: str | None = _option(None, f"One of {', '.join(HEAD_NAMES)}.")
+    bias: bool = _option(True, "Linear head: learn a bias.")
+    temperature: float = _option(0.1, "Cosine head: divides the cosines.")
+    frame: str | None = _option(None, f"Fixed head: one of {', '.join(FRAME_NAMES)}.")
+    backbone: str = _option("auto", "auto, mlp, cnn, resnet18 or timm:NAME.")
+    width: int | None = _option(None, "Width of hidden layers (mlp: 256, cnn: 16, resnet18: 64).")
+    dim: int | None = _option(None, "Width of the features; by default 128, or K if that is more.")
+    epochs: int = _option(100, "Passes over the training set.")
+    batch_size: int = _option(128, "Samples per step, over all devices together.")
+    lr: float = _option(0.05, "Learning rate at the start; it falls to zero along a cosine.")
+    momentum: float = _option(0.9, "Momentum of SGD.")
+    weight_decay: float = _option(5e-3, "Decay of all weights, (decay/2) |w|^2 in the loss.")
+    feature_decay: float = _option(0.0, "(decay/2) |h|^2 in the loss, summed over the training set.")
+    augment: str = _option("none", f"One of {', '.join(AUGMENTATIONS)}; images only.")
+    seed: int = _option(0, "Seed of the weights, the order of samples and the augmentation.")
+    split_seed: int = _option(0, "Seed that draws validation and test samples.")
+    validation_share: float = _option(0.1, "Share of the training data kept for selection.")
+    test_share: float = _option(0.2, "Share kept for testing where data has no test set.")
+    accelerator: str = _option("auto", f"One of {', '.join(ACCELERATORS)}.")
+    devices: int = _option(1, "How many devices to train on.")
+    precision: str = _option("32", f"One of {', '.join(PRECISIONS)}; measured in 32 or 64 always.")
+    measure_every: int = _option(0, "Measure every so many epochs; 0: denser at the start.")
+    measure: bool = _option(True, "Measure during training; off: only after the last epoch.")
+    checkpoint_seconds: float = _option(10.0, "Save at epoch ends this many seconds apart.")
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("loss", LOSS_NAMES),
+            ("head", HEAD_NAMES),
+            ("frame", FRAME_NAMES),
+            ("augment", AUGMENTATIONS),
+            ("precision", PRECISIONS),
+            ("accelerator", ACCELERATORS),
+        ):
+            if getattr(self, name) is not None:
+                check_choice(name, getattr(self, name), choices)
+        for name in ("epochs", "batch_size", "devices", "image_size"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("workers", "measure_every", "seed", "split_seed"):
+            check_integer(name, getattr(self, name), 0)
+        for name in ("limit", "width", "dim"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        for name in ("momentum", "weight_decay", "feature_decay", "checkpoint_seconds"):
+            check_number(name, getattr(self, name), minimum=0)
+        check_number("lr", self.lr, minimum=0, exclusive=True)
+        for name in ("validation_share", "test_share"):
+            share = check_number(name, getattr(self, name), minimum=0, exclusive=True)
+            if share >= 1:
+                raise ValueError(f"{name} must be below 1, got {share}")
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size must be a multiple of devices={self.devices}, got {self.batch_size}"
+            )
+        if self.augment != "none" and self.data == "digits":
+            raise ValueError("augment must be none for digits: flipped digits are other digits")
+        imbalance_ratio(self.imbalance)
+
+    @staticmethod
+    def from_values(values: Mapping[str, Any]) -> "TrainConfig":
+        """A configuration from plain values; unknown names and wrong types are errors."""
+        kinds = typing.get_type_hints(TrainConfig)
+        checked: dict[str, Any] = {}
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            if name not in kinds:
+                close = difflib.get_close_matches(name, kinds, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"there is no option {key!r}{hint}")
+            checked[name] = _typed(name, value, kinds[name])
+        return TrainConfig(**checked)
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values by option name; the inverse of `from_values`."""
+        return dataclasses.asdict(self)
+
+    def methods(self) -> tuple["TrainConfig", ...]:
+        """This configuration with loss, head and frame chosen.
+
+        Without any of the three, two methods to compare: cross entropy with a learned head, and
+        dot regression on a fixed simplex ETF.
+        """
+        if self.loss is None and self.head is None and self.frame is None:
+            learned = dataclasses.replace(self, loss="cross-entropy")
+            fixed = dataclasses.replace(self, loss="dot-regression")
+            return (*learned.methods(), *fixed.methods())
+        loss = self.loss or "cross-entropy"
+        fixed = self.frame is not None or loss == "dot-regression"
+        head = self.head or ("fixed" if fixed else "linear")
+        frame = self.frame or ("simplex" if head == "fixed" else None)
+        if frame is not None and head != "fixed":
+            raise ValueError(f"frame must go with head=fixed, got head={head}; leave out one")
+        if loss == "dot-regression" and head == "linear" and self.bias:
+            raise ValueError(
+                "loss=dot-regression must have a head without bias, got head=linear; use "
+                "head=fixed, or bias=false"
+            )
+        return (dataclasses.replace(self, loss=loss, head=head, frame=frame),)
+
+    @property
+    def label(self) -> str:
+        """The method in words, e.g. "cross entropy, linear head"."""
+        where = f"fixed {self.frame} frame" if self.head == "fixed" else f"{self.head} head"
+        return f"{(self.loss or '').replace('-', ' ')}, {where}"
+
+    @property
+    def slug(self) -> str:
+        """The method as a folder name, e.g. "cross-entropy-linear"."""
+        return "-".join(part for part in (self.loss, self.frame or self.head) if part)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The options of a TOML file; a missing or malformed one is a ValueError that names it."""
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path} is not a readable TOML file: {error}") from None
+
+
+def imbalance_ratio(spec: str) -> float:
+    """Largest over smallest class count: 1 for "none", R for "exponential:R"."""
+    if spec == "none":
+        return 1.0
+    kind, _, number = spec.partition(":")
+    try:
+        ratio = float(number)
+    except ValueError:
+        ratio = 0.0
+    if kind != "exponential" or not 1 <= ratio < float("inf"):
+        raise ValueError(
+            f"imbalance must be none or exponential:RATIO with a ratio of at least 1, got {spec!r}"
+        )
+    return ratio
+
+
+def measured_epochs(config: TrainConfig) -> tuple[int, ...]:
+    """The epochs after which to measure, 0 meaning before training; the last is always among them."""
+    last = config.epochs
+    if not config.measure:
+        return (last,)
+    if config.measure_every:
+        return tuple(sorted({*range(0, last, config.measure_every), last}))
+    step = max(5, last // 20)
+    return tuple(sorted({0, last} | {e for e in (1, 2, 3, 5, 8, *range(10, last, step)) if e < last}))
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """The value if it is of the field's type; whole numbers pass for fractions."""
+    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if name == "precision" and isinstance(value, int):
+        value = str(value)
+    fits = any(isinstance(value, option) for option in allowed)
+    if not fits or (isinstance(value, bool) and bool not in allowed):
+        wanted = " or ".join("nothing" if o is types.NoneType else o.__name__ for o in allowed)
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return value

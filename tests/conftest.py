@@ -1,0 +1,26 @@
+"""One thread a process, fixed generators, repeatable hypothesis."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported, and for every process that a test starts: two threads beside any busy
+# neighbour (a second test process is one) are several times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# No deadline: the first call of a torch operator may take a second.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator in the same state for every test."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,1 @@
+"""Slow references: float64 numpy loops written from the papers' definitions alone."""

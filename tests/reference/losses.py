@@ -1,0 +1,84 @@
+"""Losses as loops over samples and classes in float64, from the papers' definitions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def logits(features: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """(N, K): w_k . h + b_k."""
+    values = np.zeros((len(features), len(weight)))
+    for i, h in enumerate(features):
+        for k, w in enumerate(weight):
+            values[i, k] = sum(a * b for a, b in zip(w, h, strict=True))
+            if bias is not None:
+                values[i, k] += bias[k]
+    return values
+
+
+def cross_entropy(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    smoothing: float = 0.0,
+    counts: Sequence[int] | None = None,
+    strength: float = 1.0,
+) -> float:
+    """Mean of -sum_k q_k log p_k with q = (1 - smoothing) onehot + smoothing / K.
+
+    With `counts`, strength * log(prior) is added to the logits (Menon et al. 2021).
+    """
+    values = logits(features, weight, bias)
+    classes = len(weight)
+    if counts is not None:
+        for k in range(classes):
+            values[:, k] += strength * math.log(counts[k] / sum(counts))
+    losses = []
+    for row, y in zip(values, labels, strict=True):
+        top = max(row)
+        partition = top + math.log(sum(math.exp(v - top) for v in row))
+        loss = 0.0
+        for k in range(classes):
+            target = smoothing / classes + (1.0 - smoothing if k == y else 0.0)
+            loss -= target * (row[k] - partition)
+        losses.append(loss)
+    return math.fsum(losses) / len(losses)
+
+
+def squared_error(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    kappa: float = 1.0,
+    target: float = 1.0,
+) -> float:
+    """Mean over samples and classes of [kappa if k = y] (z_k - target [k = y])^2.
+
+    Hui and Belkin 2021: (1/K) (kappa (z_y - M)^2 + sum_{k != y} z_k^2); plain: kappa = M = 1.
+    """
+    values = logits(features, weight, bias)
+    losses = []
+    for row, y in zip(values, labels, strict=True):
+        loss = 0.0
+        for k, z in enumerate(row):
+            loss += kappa * (z - target) ** 2 if k == y else z**2
+        losses.append(loss / len(row))
+    return math.fsum(losses) / len(losses)
+
+
+def dot_regression(
+    features: np.ndarray, labels: np.ndarray, weight: np.ndarray, *, target: float = 1.0
+) -> float:
+    """Mean of (w_y . h - target)^2 / 2 (Yang et al. 2022, with unit vertices)."""
+    losses = []
+    for h, y in zip(features, labels, strict=True):
+        product = sum(a * b for a, b in zip(weight[y], h, strict=True))
+        losses.append(0.5 * (product - target) ** 2)
+    return math.fsum(losses) / len(losses)

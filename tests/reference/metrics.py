@@ -1,0 +1,220 @@
+"""Statistics and metrics of neural collapse as plain float64 loops, straight from the definitions.
+
+Nothing here is fast, clever or copied: two passes over the data, one loop a symbol. Classes that
+were never seen are left out of everything, K below is the number of classes seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the two passes leave: everything in float64, over the classes seen only."""
+
+    seen: list[int]  # class indices with at least one sample, ascending
+    counts: np.ndarray  # (K,)
+    means: np.ndarray  # (K, d)
+    spread: np.ndarray  # (K,) mean squared distance of each class to its own mean
+    within: np.ndarray  # (d, d) Sigma_W = 1/N sum (h - mu_y)(h - mu_y)^T
+    total: int
+
+    def centre(self, global_mean: str = "class") -> np.ndarray:
+        if global_mean == "class":
+            return sum(self.means) / len(self.seen)
+        weighted = [count * mean for count, mean in zip(self.counts, self.means, strict=True)]
+        return sum(weighted) / self.total
+
+    def centred(self, global_mean: str = "class") -> np.ndarray:
+        centre = self.centre(global_mean)
+        return np.stack([mean - centre for mean in self.means])
+
+
+def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Moments:
+    """First pass: class means (with one correction step); second pass: squares of residuals."""
+    features = np.asarray(features, dtype=np.float64)
+    dim = features.shape[1]
+    seen, counts, means, spread = [], [], [], []
+    within = np.zeros((dim, dim))
+    for k in range(num_classes):
+        rows = [h for h, y in zip(features, labels, strict=True) if y == k]
+        if not rows:
+            continue
+        mean = sum(rows) / len(rows)
+        mean = mean + sum(h - mean for h in rows) / len(rows)
+        squares = 0.0
+        for h in rows:
+            residual = h - mean
+            within += np.outer(residual, residual)
+            squares += float(residual @ residual)
+        seen.append(k)
+        counts.append(len(rows))
+        means.append(mean)
+        spread.append(squares / len(rows))
+    total = sum(counts)
+    return Moments(
+        seen=seen,
+        counts=np.array(counts),
+        means=np.stack(means),
+        spread=np.array(spread),
+        within=within / total,
+        total=total,
+    )
+
+
+def nc1(m: Moments, global_mean: str = "class") -> float:
+    """trace(Sigma_W pinv(Sigma_B)) / K.
+
+    With the singular value decomposition U diag(s) V^T of the centred means the eigenvectors of
+    Sigma_B = C^T C / K are the rows v_i of V^T and its eigenvalues s_i^2 / K, so that the trace is
+    sum_i v_i^T Sigma_W v_i K / s_i^2 over the directions the means really span (at most K - 1).
+    """
+    classes = len(m.seen)
+    _, singular, directions = np.linalg.svd(m.centred(global_mean), full_matrices=False)
+    threshold = singular.max() * max(m.means.shape) * np.finfo(np.float64).eps
+    value = 0.0
+    for i, s in enumerate(singular):
+        if i < classes - 1 and s > threshold:
+            v = directions[i]
+            value += float(v @ m.within @ v) * classes / s**2
+    return value / classes
+
+
+def nc1_trace_ratio(m: Moments, global_mean: str = "class") -> float:
+    """trace(Sigma_W) / trace(Sigma_B), Sigma_B divided by K."""
+    between = sum(float(c @ c) for c in m.centred(global_mean)) / len(m.seen)
+    return float(np.trace(m.within)) / between
+
+
+def cdnv(m: Moments) -> float:
+    """Mean over ordered pairs of (v_k + v_j) / (2 |mu_k - mu_j|^2)."""
+    values = []
+    for k in range(len(m.seen)):
+        for j in range(len(m.seen)):
+            if k != j:
+                gap = m.means[k] - m.means[j]
+                values.append((m.spread[k] + m.spread[j]) / (2.0 * float(gap @ gap)))
+    return math.fsum(values) / len(values)
+
+
+def population_deviation(values: list[float]) -> float:
+    average = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - average) ** 2 for v in values) / len(values))
+
+
+def cosines(rows: np.ndarray) -> list[float]:
+    """The cosine of every pair k < j."""
+    return [
+        float(rows[k] @ rows[j]) / (math.sqrt(rows[k] @ rows[k]) * math.sqrt(rows[j] @ rows[j]))
+        for k in range(len(rows))
+        for j in range(k + 1, len(rows))
+    ]
+
+
+def equinorm(rows: np.ndarray) -> float:
+    """Population standard deviation over mean of the row norms."""
+    norms = [math.sqrt(row @ row) for row in rows]
+    return population_deviation(norms) / (math.fsum(norms) / len(norms))
+
+
+def equiangle(rows: np.ndarray) -> float:
+    """Population standard deviation of the cosines over pairs k < j."""
+    return population_deviation(cosines(rows))
+
+
+def max_angle(rows: np.ndarray) -> float:
+    """Mean over pairs of |cos + 1/(K - 1)|."""
+    values = [abs(cosine + 1.0 / (len(rows) - 1)) for cosine in cosines(rows)]
+    return math.fsum(values) / len(values)
+
+
+def etf_distance(rows: np.ndarray) -> float:
+    """|| G/|G|_F - E/|E|_F ||_F entry by entry, G = rows rows^T and E = I - J/K."""
+    classes = len(rows)
+    gram = [[float(rows[k] @ rows[j]) for j in range(classes)] for k in range(classes)]
+    target = [[float(k == j) - 1.0 / classes for j in range(classes)] for k in range(classes)]
+    gram_norm = math.sqrt(math.fsum(g * g for row in gram for g in row))
+    target_norm = math.sqrt(math.fsum(e * e for row in target for e in row))
+    return math.sqrt(
+        math.fsum(
+            (gram[k][j] / gram_norm - target[k][j] / target_norm) ** 2
+            for k in range(classes)
+            for j in range(classes)
+        )
+    )
+
+
+def duality(weight: np.ndarray, centred: np.ndarray) -> float:
+    """|| W/|W|_F - M_c/|M_c|_F ||_F."""
+    left = weight / math.sqrt((weight**2).sum())
+    right = centred / math.sqrt((centred**2).sum())
+    return math.sqrt(((left - right) ** 2).sum())
+
+
+def alignment(weight: np.ndarray, centred: np.ndarray) -> float:
+    """Mean over k of cos(w_k, mu_k - mu_G)."""
+    return float(
+        np.mean(
+            [
+                (w @ c) / (math.sqrt(w @ w) * math.sqrt(c @ c))
+                for w, c in zip(weight, centred, strict=True)
+            ]
+        )
+    )
+
+
+def disagreement(
+    features: np.ndarray, m: Moments, weight: np.ndarray, bias: np.ndarray | None
+) -> float:
+    """Share of samples where argmax(W h + b) differs from the nearest class mean.
+
+    `weight` and `bias` have a row for every class; classes never seen are left out of both sides.
+    """
+    different, total = 0, 0
+    for h in np.asarray(features, dtype=np.float64):
+        logits = [float(weight[k] @ h) + (0.0 if bias is None else float(bias[k])) for k in m.seen]
+        distances = [float((h - mean) @ (h - mean)) for mean in m.means]
+        different += int(np.argmax(logits)) != int(np.argmin(distances))
+        total += 1
+    return different / total
+
+
+def all_metrics(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    weight: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    global_mean: str = "class",
+) -> dict[str, float]:
+    """Every key of the table, for the samples whose class is known."""
+    m = moments(features, labels, num_classes)
+    centred = m.centred(global_mean)
+    values = {
+        "nc1": nc1(m, global_mean),
+        "nc1_trace_ratio": nc1_trace_ratio(m, global_mean),
+        "cdnv": cdnv(m),
+        "nc2_equinorm": equinorm(centred),
+        "nc2_equiangle": equiangle(centred),
+        "nc2_max_angle": max_angle(centred),
+        "nc2_etf_distance": etf_distance(centred),
+    }
+    if weight is not None:
+        rows = np.asarray(weight, dtype=np.float64)[m.seen]
+        full_bias = None if bias is None else np.asarray(bias, dtype=np.float64)
+        values |= {
+            "nc2w_equinorm": equinorm(rows),
+            "nc2w_equiangle": equiangle(rows),
+            "nc2w_max_angle": max_angle(rows),
+            "nc2w_etf_distance": etf_distance(rows),
+            "nc3_duality": duality(rows, centred),
+            "nc3_alignment": alignment(rows, centred),
+            "nc4_disagreement": disagreement(
+                features, m, np.asarray(weight, dtype=np.float64), full_bias
+            ),
+        }
+    return values
