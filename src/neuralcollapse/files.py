@@ -3,10 +3,13 @@
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 
@@ -73,3 +76,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError, ValueError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an .npz file; nothing is unpickled. A damaged one gives a ValueError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds a single array")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a readable .npz file: {error}") from None

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from neuralcollapse.checks import (
@@ -215,6 +216,7 @@ def measure(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     split: str | None = None,
+    distributed: bool = False,
     progress: bool = True,
 ) -> Measurement:
     """Measure how collapsed a model is on the batches of a loader.
@@ -233,6 +235,8 @@ def measure(
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
+        distributed: the loader holds one process's part of the data; the result is that of all
+            parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
 
     Raises:
@@ -256,7 +260,10 @@ def measure(
                 yield directions(features) if normalize else features, labels.to(device)
 
         statistics, kept, same_again = _accumulate(batches, tap, loader)
-        decisions = _decisions(statistics, tap.weight, tap.bias, kept or same_again)
+        if distributed:
+            statistics = statistics.merge_processes()
+        looks = kept or same_again
+        decisions = _decisions(statistics, tap.weight, tap.bias, looks, distributed=distributed)
         return _conclude(
             statistics,
             tap.weight,
@@ -382,17 +389,21 @@ def _decisions(
     weight: Tensor,
     bias: Tensor | None,
     batches: Iterable[tuple[Tensor, Tensor]] | None,
+    *,
+    distributed: bool = False,
 ) -> _Decisions:
     """Compare the classifier with the nearest class mean and with the labels."""
     if batches is None:
         return _Decisions(None, "features did not fit into memory and the loader runs only once")
     rule, home = NearestMean(statistics), statistics.means.device
     weight, bias = weight.to(home), None if bias is None else bias.to(home)
-    differing = correct = total = 0
+    counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
     for features, labels in batches:
-        counts = decision_counts(rule, features.to(home), weight, bias, labels.to(home))
-        differing, correct = differing + counts[0], correct + counts[1]
-        total += len(features)
+        differing, correct = decision_counts(rule, features.to(home), weight, bias, labels.to(home))
+        counts += torch.tensor([differing, correct, len(features)], device=home)
+    if distributed and dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    differing, correct, total = counts.tolist()
     return _Decisions(correct / total, differing / total)
 
 

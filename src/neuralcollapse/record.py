@@ -118,24 +118,21 @@ class Run:
         return rows
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a measured epoch, a JSON object with its number under "epoch"."""
-        self._write_rows([*self.rows(), dict(row)])
+        """Add a measured epoch, a JSON object with its number under "epoch".
 
-    def forget_after(self, epoch: int) -> None:
-        """Drop measurements and snapshots later than an epoch, which a resumed run makes anew."""
-        self._write_rows([row for row in self.rows() if row["epoch"] <= epoch])
-        for number in self.snapshot_epochs():
-            if number > epoch:
-                self._epoch_file("snapshots", number, "safetensors").unlink()
-        (self.path / "summary.json").unlink(missing_ok=True)
+        Rows of this and of later epochs, left by a run that was cut off, are replaced.
+        """
+        before = [earlier for earlier in self.rows() if earlier["epoch"] < row["epoch"]]
+        self._write_rows([*before, dict(row)])
 
     def write_snapshot(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep `means` (K, d), `weight` (K, d), `features` (S, d) and `labels` (S,) of an epoch."""
         write_tensors(self._epoch_file("snapshots", epoch, "safetensors"), tensors)
 
     def snapshot_epochs(self) -> list[int]:
-        """The epochs that have a snapshot, in order."""
-        return self._epochs("snapshots", "safetensors")
+        """The measured epochs that have a snapshot, in order."""
+        measured = {row["epoch"] for row in self.rows()}
+        return [epoch for epoch in self._epochs("snapshots", "safetensors") if epoch in measured]
 
     def snapshot(self, epoch: int) -> dict[str, Tensor]:
         """What `write_snapshot` kept."""

@@ -4,12 +4,13 @@ Every metric of this library is a function of `ClassStatistics`. An accumulator 
 batches; statistics of parts of the data merge into the statistics of the whole.
 """
 
-import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from neuralcollapse.checks import (
@@ -157,17 +158,37 @@ class ClassStatistics:
             scatter = self.scatter + other.scatter + gap.T @ (lever[:, None] * gap)
         return ClassStatistics(counts, means, spread, scatter)
 
+    def merge_processes(self) -> "ClassStatistics":
+        """These statistics merged with those of all other processes of torch.distributed.
+
+        Every process must call it and gets the same result; without other processes it is these
+        statistics.
+        """
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return self
+        gathered: dict[str, list[Tensor]] = {}
+        for name in ("counts", "means", "spread", "scatter"):
+            value = getattr(self, name)
+            if value is not None:
+                gathered[name] = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+                dist.all_gather(gathered[name], value.contiguous())
+        parts = [
+            ClassStatistics(**dict(zip(gathered, values, strict=True)))
+            for values in zip(*gathered.values(), strict=True)
+        ]
+        return functools.reduce(ClassStatistics.merge, parts)
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "ClassStatistics":
         """The same statistics on another device or in another floating-point type."""
-        moved = {
-            field.name: None if value is None else value.to(device, dtype)
-            for field in dataclasses.fields(self)
-            for value in (getattr(self, field.name),)
-            if field.name != "counts"
-        }
-        return ClassStatistics(counts=self.counts.to(device), **moved)
+        scatter = None if self.scatter is None else self.scatter.to(device, dtype)
+        return ClassStatistics(
+            self.counts.to(device),
+            self.means.to(device, dtype),
+            self.spread.to(device, dtype),
+            scatter,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, atomically."""

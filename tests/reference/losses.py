@@ -74,11 +74,21 @@ def squared_error(
 
 
 def dot_regression(
-    features: np.ndarray, labels: np.ndarray, weight: np.ndarray, *, target: float = 1.0
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: None = None,
+    *,
+    length: float = 1.0,
 ) -> float:
-    """Mean of (w_y . h - target)^2 / 2 (Yang et al. 2022, with unit vertices)."""
+    """Mean of (w_y . h - goal)^2 / (2 goal), goal = sqrt(E_W E_H) (Yang et al. 2022).
+
+    Features are scaled to sqrt(E_H) = length first; sqrt(E_W) is the norm of the class's vector.
+    """
     losses = []
     for h, y in zip(features, labels, strict=True):
-        product = sum(a * b for a, b in zip(weight[y], h, strict=True))
-        losses.append(0.5 * (product - target) ** 2)
+        norm = math.sqrt(sum(x * x for x in h))
+        goal = math.sqrt(sum(x * x for x in weight[y])) * length
+        product = sum(a * b * length / norm for a, b in zip(weight[y], h, strict=True))
+        losses.append((product - goal) ** 2 / (2 * goal))
     return math.fsum(losses) / len(losses)

@@ -81,7 +81,7 @@ def nc1(m: Moments, global_mean: str = "class") -> float:
         if i < classes - 1 and s > threshold:
             v = directions[i]
             value += float(v @ m.within @ v) * classes / s**2
-    return value / classes
+    return float(value) / classes
 
 
 def nc1_trace_ratio(m: Moments, global_mean: str = "class") -> float:
@@ -172,13 +172,15 @@ def disagreement(
 ) -> float:
     """Share of samples where argmax(W h + b) differs from the nearest class mean.
 
-    `weight` and `bias` have a row for every class; classes never seen are left out of both sides.
+    The classifier decides as it is, over all its rows; a class never seen cannot be nearest.
     """
     different, total = 0, 0
     for h in np.asarray(features, dtype=np.float64):
-        logits = [float(weight[k] @ h) + (0.0 if bias is None else float(bias[k])) for k in m.seen]
+        logits = [
+            float(w @ h) + (0.0 if bias is None else float(bias[k])) for k, w in enumerate(weight)
+        ]
         distances = [float((h - mean) @ (h - mean)) for mean in m.means]
-        different += int(np.argmax(logits)) != int(np.argmin(distances))
+        different += int(np.argmax(logits)) != m.seen[int(np.argmin(distances))]
         total += 1
     return different / total
 

@@ -12,6 +12,9 @@ BACKBONES = ("mlp", "cnn", "resnet18")
 class Standardize(nn.Module):
     """Shifts and scales inputs by the mean and deviation of the training set, kept as buffers."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, mean: Tensor, deviation: Tensor):
         super().__init__()
         self.register_buffer("mean", mean)
@@ -19,7 +22,7 @@ class Standardize(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs at zero mean and unit deviation per channel or feature."""
-        return (inputs - self.mean) / self.deviation
+        return (inputs.to(self.mean.dtype) - self.mean) / self.deviation
 
 
 class BasicBlock(nn.Module):

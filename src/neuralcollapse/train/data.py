@@ -1,0 +1,348 @@
+"""Data sets: where they come from, and their training, validation and test parts."""
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuralcollapse.checks import check_finite
+from neuralcollapse.files import read_npz
+from neuralcollapse.train.config import TrainConfig, imbalance_ratio
+from neuralcollapse.train.samples import (
+    AbstractSamples,
+    PictureSamples,
+    TensorSamples,
+    stratified_cut,
+    thinned,
+)
+
+DATA_ROOT_VARIABLE = "NEURALCOLLAPSE_DATA"
+_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
+_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled samples as they come, before they are cut.
+
+    `test` is None where the data has no test set of its own.
+    """
+
+    train: AbstractSamples
+    test: AbstractSamples | None
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three parts of a data set. Selection is on `validation`, never on `test`."""
+
+    train: AbstractSamples
+    validation: AbstractSamples
+    test: AbstractSamples
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input: (d,) or (channels, height, width)."""
+        return tuple(self.train.inputs(torch.tensor([0])).shape[1:])
+
+    def counts(self) -> dict[str, list[int]]:
+        """Samples per class in each part."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            name: torch.bincount(part.labels, minlength=self.num_classes).tolist()
+            for name, part in parts.items()
+        }
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One row of the list of data sets."""
+
+    name: str
+    read: Callable[[TrainConfig], Source]
+    summary: str
+    needs: str
+
+
+def load_data(config: TrainConfig) -> Data:
+    """The data that a configuration names, cut into its parts.
+
+    Raises:
+        ValueError: if the data is unknown, missing or malformed; the sentence says how to get it.
+    """
+    name = config.data.partition(":")[0]
+    rows = {row.name.partition(":")[0]: row for row in DATA_SETS}
+    if name not in rows:
+        known = ", ".join(row.name for row in DATA_SETS)
+        raise ValueError(f"data must be one of {known}, got {config.data!r}")
+    source = rows[name].read(config)
+    return cut(source, config)
+
+
+def cut(source: Source, config: TrainConfig) -> Data:
+    """Training, validation and test parts; only the training part is thinned."""
+    num_classes = len(source.classes)
+    counts = torch.bincount(source.train.labels, minlength=num_classes)
+    needed = 2 if source.test is not None else 3
+    if int(counts.min()) < needed:
+        rare = source.classes[int(counts.argmin())]
+        raise ValueError(
+            f"data must have at least {needed} samples of every class to be cut into parts, got "
+            f"{int(counts.min())} of class {rare!r}; leave that class out"
+        )
+    train, test = source.train, source.test
+    if test is None:
+        kept, taken = stratified_cut(train.labels, config.test_share, config.split_seed)
+        train, test = train.subset(kept), train.subset(taken)
+    kept, taken = stratified_cut(train.labels, config.validation_share, config.split_seed + 1)
+    train, validation = train.subset(kept), train.subset(taken)
+    ratio = imbalance_ratio(config.imbalance)
+    if ratio > 1 or config.limit is not None:
+        if config.limit is not None and config.limit < num_classes:
+            raise ValueError(
+                f"limit must be at least {num_classes} (one per class), got {config.limit}"
+            )
+        train = train.subset(thinned(train.labels, num_classes, ratio, config.limit))
+    return Data(train, validation, test, source.classes)
+
+
+def _digits(config: TrainConfig) -> Source:
+    try:
+        from sklearn.datasets import load_digits
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(_needs_train("digits", error)) from None
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).float().unsqueeze(1)  # pyright: ignore[reportAttributeAccessIssue]
+    labels = torch.from_numpy(bunch.target).long()  # pyright: ignore[reportAttributeAccessIssue]
+    return Source(TensorSamples(images, labels), None, tuple("0123456789"))
+
+
+def _fashion_mnist(config: TrainConfig) -> Source:
+    named = config.data_root or os.environ.get(DATA_ROOT_VARIABLE)
+    roots = [Path(named)] if named else []
+    places = [root / inner for root in roots for inner in ("", "fashion-mnist", "FashionMNIST/raw")]
+    places.append(_DEBIAN_FASHION_MNIST)
+    for place in places:
+        if _idx_file(place, "train-images-idx3-ubyte") is not None:
+            parts = [
+                TensorSamples(
+                    _read_idx(place, f"{part}-images-idx3-ubyte", 3).unsqueeze(1),
+                    _read_idx(place, f"{part}-labels-idx1-ubyte", 1).long(),
+                )
+                for part in ("train", "t10k")
+            ]
+            for part in parts:
+                if len(part.values) != len(part.labels) or part.labels.max() > 9:
+                    raise ValueError(f"{place} does not hold Fashion-MNIST: its files do not match")
+            return Source(parts[0], parts[1], _FASHION_CLASSES)
+    return _fashion_mnist_by_torchvision(config, places)
+
+
+def _fashion_mnist_by_torchvision(config: TrainConfig, places: list[Path]) -> Source:
+    looked = ", ".join(str(place) for place in places)
+    advice = (
+        f"fashion-mnist was not found in {looked}; install Debian's package dataset-fashion-mnist, "
+        "or put its four IDX files under --data-root, or pip install 'neuralcollapse[vision]' to "
+        "download it"
+    )
+    try:
+        from torchvision.datasets import FashionMNIST
+    except (ImportError, RuntimeError):
+        raise ValueError(advice) from None
+    root = config.data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data"
+    try:
+        parts = [FashionMNIST(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{advice}; torchvision could not download it: {error}") from None
+    train, test = (TensorSamples(p.data.unsqueeze(1), p.targets.long()) for p in parts)
+    return Source(train, test, _FASHION_CLASSES)
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    for file in (folder / f"{name}.gz", folder / name):
+        if file.is_file():
+            return file
+    return None
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
+    """An array in the IDX format: zero, zero, type, dimensions, sizes, then the values."""
+    file = _idx_file(folder, name)
+    if file is None:
+        raise ValueError(f"{folder / name} is missing; all four IDX files are needed")
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    header = 4 + 4 * dimensions
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
+        raise ValueError(f"{file} is not an IDX file of bytes with {dimensions} dimensions")
+    shape = struct.unpack(f">{dimensions}I", content[4:header])
+    if len(content) - header != int(np.prod(shape, dtype=np.int64)):
+        raise ValueError(f"{file} is truncated")
+    values = np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+    return torch.from_numpy(values.copy())
+
+
+def _npz(config: TrainConfig) -> Source:
+    if config.data_root is None:
+        raise ValueError("data=npz must be given its file with --data-root FILE.npz")
+    arrays = read_npz(Path(config.data_root))
+    name = next((n for n in ("images", "features") if n in arrays), None)
+    if name is None or "labels" not in arrays:
+        raise ValueError(
+            f"{config.data_root} must hold the arrays labels and images or features, got "
+            f"{', '.join(arrays) or 'none'}"
+        )
+    values, labels = arrays[name], arrays["labels"]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise ValueError(f"labels must be 1-D integers, got {labels.dtype} of shape {labels.shape}")
+    if len(values) != len(labels) or not len(labels):
+        raise ValueError(
+            f"labels and {name} must have the same length above zero, got {len(labels)} and "
+            f"{len(values)}"
+        )
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be numbers, got {values.dtype}")
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels must lie in [0, K), got {int(labels.min())}")
+    inputs = torch.from_numpy(np.ascontiguousarray(values))
+    if inputs.dtype not in (torch.uint8, torch.float64):
+        inputs = inputs.float()
+    if inputs.is_floating_point():
+        check_finite(name, inputs)
+    inputs = _as_images(inputs) if name == "images" else inputs.flatten(1)
+    samples = TensorSamples(inputs, torch.from_numpy(labels.astype(np.int64)))
+    classes = tuple(str(k) for k in range(int(labels.max()) + 1))
+    return Source(samples, None, classes)
+
+
+def _as_images(values: Tensor) -> Tensor:
+    """(N, channels, height, width) from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    if values.dim() == 3:
+        return values.unsqueeze(1)
+    if values.dim() == 4:
+        last = values.shape[3] in (1, 3, 4) and values.shape[1] not in (1, 3, 4)
+        return values.permute(0, 3, 1, 2).contiguous() if last else values
+    raise ValueError(
+        f"images must be (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {tuple(values.shape)}"
+    )
+
+
+def _imagefolder(config: TrainConfig) -> Source:
+    if config.data_root is None:
+        raise ValueError("data=imagefolder must be given its folder with --data-root FOLDER")
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ValueError(_needs_train("imagefolder", error)) from None
+    root = Path(config.data_root)
+    train_root = root / "train" if (root / "train").is_dir() else root
+    classes = _folders(train_root)
+    train = _pictures(train_root, classes, config.image_size)
+    test_root = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
+    separate = train_root != root and test_root is not None
+    test = _pictures(test_root, classes, config.image_size) if separate and test_root else None
+    return Source(train, test, classes)
+
+
+def _folders(root: Path) -> tuple[str, ...]:
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; imagefolder needs one subfolder per class")
+    classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    if len(classes) < 2:
+        raise ValueError(
+            f"{root} must hold one subfolder per class, at least two, got {len(classes)}"
+        )
+    return classes
+
+
+def _pictures(root: Path, classes: tuple[str, ...], size: int) -> PictureSamples:
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        own = sorted(f for f in (root / name).rglob("*") if f.suffix.lower() in _PICTURES)
+        if not own:
+            raise ValueError(f"{root / name} holds no pictures ({', '.join(sorted(_PICTURES))})")
+        files += own
+        labels += [label] * len(own)
+    return PictureSamples(files, torch.tensor(labels), size)
+
+
+def _openml(config: TrainConfig) -> Source:
+    name = config.data.partition(":")[2]
+    if not name:
+        raise ValueError("data=openml must name a data set, as in openml:letter")
+    try:
+        from sklearn.datasets import fetch_openml
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(_needs_train("openml", error)) from None
+    try:
+        bunch = fetch_openml(name, version="active", as_frame=False, data_home=config.data_root)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"openml:{name} could not be fetched from openml.org, which needs the internet: {reason}"
+        ) from None
+    values = np.asarray(bunch.data)  # pyright: ignore[reportAttributeAccessIssue]
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise ValueError(f"openml:{name} must hold finite numbers only; choose another data set")
+    names, labels = np.unique(np.asarray(bunch.target).astype(str), return_inverse=True)  # pyright: ignore[reportAttributeAccessIssue]
+    samples = TensorSamples(torch.from_numpy(values).float(), torch.from_numpy(labels).long())
+    return Source(samples, None, tuple(names.tolist()))
+
+
+def _needs_train(name: str, error: BaseException) -> str:
+    return (
+        f"data={name} needs the extra train, which cannot be imported ({error}); "
+        "pip install 'neuralcollapse[train]'"
+    )
+
+
+DATA_SETS: tuple[DataSet, ...] = (
+    DataSet("digits", _digits, "1,797 handwritten digits, 8x8, 10 classes", "nothing"),
+    DataSet(
+        "fashion-mnist",
+        _fashion_mnist,
+        "70,000 pictures of clothes, 28x28, 10 classes",
+        f"--data-root, ${DATA_ROOT_VARIABLE}, Debian's dataset-fashion-mnist, or torchvision",
+    ),
+    DataSet(
+        "npz",
+        _npz,
+        "your arrays: labels and images or features",
+        "--data-root FILE.npz",
+    ),
+    DataSet(
+        "imagefolder",
+        _imagefolder,
+        "your pictures: one subfolder per class, below train/ and test/ or alone",
+        "--data-root FOLDER",
+    ),
+    DataSet("openml:NAME", _openml, "a data set of openml.org by name", "the internet"),
+)

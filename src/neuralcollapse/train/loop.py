@@ -1,0 +1,241 @@
+"""The training loop: visible, on Lightning Fabric, resumable at any epoch."""
+
+import math
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import neuralcollapse
+from neuralcollapse.record import Run
+from neuralcollapse.train.augmentation import augment
+from neuralcollapse.train.config import TrainConfig, measured_epochs
+from neuralcollapse.train.data import Data, load_data
+from neuralcollapse.train.network import Objective, fit_scale, make_loss, make_network
+from neuralcollapse.train.observer import Observer
+from neuralcollapse.train.progress import TrainingProgress
+from neuralcollapse.train.samples import EpochOrder, loader
+from neuralcollapse.train.state import State, restore, save
+from neuralcollapse.train.synchronised import synchronise_batch_norm
+
+# Names of precisions in Fabric.
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+
+_Model = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor], Tensor]]
+
+
+def create_run(path: str | Path, config: TrainConfig, data: Data) -> Run:
+    """A new run folder for a configuration whose loss, head and frame are chosen."""
+    info = {
+        "method": config.label,
+        "data": config.data,
+        "classes": list(data.classes),
+        "input_shape": list(data.input_shape),
+        "counts": data.counts(),
+        "target": "orthogonal" if config.frame == "orthogonal" else "simplex",
+        "versions": {
+            "neuralcollapse": neuralcollapse.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "platform": platform.platform(),
+    }
+    return Run.create(path, config.to_values(), info)
+
+
+def train(run: Run, data: Data | None = None, *, progress: bool = True) -> str:
+    """Train a run from its last checkpoint, or from the start, to its end.
+
+    Args:
+        run: made by `create_run`.
+        data: of its configuration, if at hand.
+        progress: show progress on standard error.
+
+    Returns:
+        "finished", or "interrupted" if it was stopped by Ctrl-C; the record is whole either way.
+
+    Raises:
+        ValueError: if the loss is no longer finite, or the configuration cannot be run.
+    """
+    config = TrainConfig.from_values(run.config)
+    summary = run.summary()
+    if summary is not None and summary["status"] == "finished":
+        return "finished"
+    if data is None:
+        data = load_data(config)
+    fabric = _fabric(config)
+    try:
+        return fabric.launch(_train, run, config, data, progress)
+    except KeyboardInterrupt:
+        return "interrupted"
+    except torch.multiprocessing.ProcessRaisedException as error:
+        # Of a traceback that crossed processes only the text is left; its last line is the error.
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        if kind == "ValueError":
+            raise ValueError(message) from None
+        raise
+
+
+def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: bool) -> str:
+    """Set up in each process, then train; the caller's random state stays as it was."""
+    forked = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked):
+        torch.manual_seed(config.seed)
+        network = make_network(config, data.num_classes, data.input_shape)
+        fit_scale(network.scale, data)
+        loss = make_loss(config, data)
+        objective = Objective(network, loss, config.feature_decay, len(data.train))
+        if fabric.world_size > 1:
+            synchronise_batch_norm(objective)
+        if _pictures_in_bf16(config, data):
+            for parameter in objective.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            objective.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+        )
+        model, stepper = fabric.setup(objective, optimizer)
+        state = restore(run, objective, optimizer)
+        observer = Observer(fabric, run, config, data, network)
+        show = progress and fabric.is_global_zero
+
+        def save_state() -> None:
+            if fabric.is_global_zero:
+                save(run, objective, optimizer, state)
+
+        with TrainingProgress(config.label, config.epochs, show) as bar:
+            try:
+                _run_epochs(fabric, model, stepper, config, data, state, observer, save_state, bar)
+                status = "finished"
+            except KeyboardInterrupt:
+                status = "interrupted"
+        if fabric.is_global_zero:
+            best = {f"best_{name}": value for name, value in state.best.items()}
+            summary = {"status": status, "epochs": state.epoch, "seconds": state.seconds}
+            run.write_summary({**summary, **best})
+        return status
+
+
+def _run_epochs(
+    fabric: Any,
+    model: _Model,
+    optimizer: Any,
+    config: TrainConfig,
+    data: Data,
+    state: State,
+    observer: Observer,
+    save_state: Callable[[], None],
+    bar: TrainingProgress,
+) -> None:
+    """All epochs from the state's on: train, measure when it is due, save now and then."""
+    order = EpochOrder(
+        len(data.train), config.batch_size, config.seed, fabric.global_rank, fabric.world_size
+    )
+    batches = fabric.setup_dataloaders(
+        loader(data.train, order, config.workers), use_distributed_sampler=False
+    )
+    channels_last = _pictures_in_bf16(config, data)
+    to_measure = measured_epochs(config)
+    if state.epoch == 0:
+        if 0 in to_measure:
+            observer(state, bar, config.lr)
+        save_state()
+    saved_at = time.monotonic()
+    while state.epoch < config.epochs:
+        began = time.monotonic()
+        order.epoch = state.epoch
+        lr = _run_epoch(fabric, model, optimizer, batches, order, config, state, channels_last)
+        state.epoch += 1
+        state.seconds += time.monotonic() - began
+        bar.epoch(state)
+        improved = state.epoch in to_measure and observer(state, bar, lr)
+        due = time.monotonic() - saved_at >= config.checkpoint_seconds
+        if improved or due or state.epoch == config.epochs:
+            save_state()
+            saved_at = time.monotonic()
+
+
+def _run_epoch(
+    fabric: Any,
+    model: _Model,
+    optimizer: Any,
+    batches: Any,
+    order: EpochOrder,
+    config: TrainConfig,
+    state: State,
+    channels_last: bool,
+) -> float:
+    """One pass over the training set; returns the learning rate of its last step."""
+    steps = len(order)
+    lr = config.lr
+    sums: dict[str, Tensor] = {}
+    correct = torch.zeros((), dtype=torch.int64, device=fabric.device)
+    seen = 0
+    for step, (inputs, labels) in enumerate(batches):
+        lr = _cosine(config.lr, (state.epoch * steps + step) / (config.epochs * steps))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        inputs = augment(inputs, config.augment, order, step)
+        if channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        loss, terms, right = model(inputs, labels)
+        fabric.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, value in {**terms, "": loss}.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+        correct += right
+        seen += len(labels)
+    if fabric.world_size > 1:
+        for value in sums.values():
+            dist.all_reduce(value)
+        dist.all_reduce(correct)
+    scale = 1 / (steps * fabric.world_size)
+    means = {name: float(value) * scale for name, value in sums.items()}
+    state.loss = means.pop("")
+    state.terms = means
+    state.accuracy = int(correct) / (seen * fabric.world_size)
+    if not math.isfinite(state.loss):
+        raise ValueError(
+            f"training diverged in epoch {state.epoch + 1}: the loss is {state.loss}; use a lower "
+            f"--lr than {config.lr:g}"
+        )
+    return lr
+
+
+def _fabric(config: TrainConfig) -> Any:
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            f"training needs the extra train, which cannot be imported ({error}); "
+            "pip install 'neuralcollapse[train]'"
+        ) from None
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy="ddp_spawn" if config.devices > 1 else "auto",
+            precision=_PRECISIONS[config.precision],
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"accelerator={config.accelerator} with devices={config.devices} cannot be had here: "
+            f"{error}"
+        ) from None
+
+
+def _cosine(start: float, done: float) -> float:
+    """From `start` to zero along half a cosine, as `done` goes from 0 to 1."""
+    return start * (1 + math.cos(math.pi * done)) / 2
+
+
+def _pictures_in_bf16(config: TrainConfig, data: Data) -> bool:
+    """Where the channels-last layout pays."""
+    return config.precision == "bf16" and len(data.input_shape) == 3

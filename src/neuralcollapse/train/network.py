@@ -1,0 +1,133 @@
+"""The network that is trained: standardised inputs, backbone, head; and its loss."""
+
+import torch
+from torch import Tensor, nn
+
+from neuralcollapse.frames import FRAMES
+from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
+from neuralcollapse.losses import AbstractLoss, CrossEntropy, DotRegression, SquaredError
+from neuralcollapse.record import Run
+from neuralcollapse.train.backbones import Standardize, make_backbone
+from neuralcollapse.train.config import TrainConfig
+from neuralcollapse.train.data import Data
+from neuralcollapse.train.samples import seeded
+
+_SAMPLES_FOR_SCALE = 10_000
+
+
+class Network(nn.Module):
+    """Standardised inputs, backbone, head."""
+
+    def __init__(self, scale: Standardize, backbone: nn.Module, head: AbstractHead):
+        super().__init__()
+        self.scale = scale
+        self.backbone = backbone
+        self.head = head
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """(N, d), what enters the head."""
+        return self.backbone(self.scale(inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, K), the logits."""
+        return self.head(self.features(inputs))
+
+
+class Objective(nn.Module):
+    """What is minimised: loss of a network on a batch, plus decay of its features.
+
+    Args:
+        network: the network.
+        loss: the loss.
+        feature_decay: lam in (lam / 2) * sum of |h|^2 over the training set, estimated from the
+            batch.
+        num_samples: N, the size of the training set.
+    """
+
+    def __init__(
+        self, network: Network, loss: AbstractLoss, feature_decay: float, num_samples: int
+    ):
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.feature_decay = feature_decay
+        self.num_samples = num_samples
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """(objective, its terms, number of samples decided right)."""
+        features, weight, bias = self.network.head.operands(self.network.features(inputs))
+        terms = self.loss.terms(features, labels, weight, bias)
+        if self.feature_decay:
+            mean_square = features.float().square().sum(1).mean()
+            decay = self.feature_decay / 2 * self.num_samples * mean_square
+            terms = {**terms, "feature_decay": decay}
+        with torch.no_grad():
+            logits = nn.functional.linear(features, weight.to(features.dtype), bias)
+            correct = (logits.argmax(1) == labels).sum()
+        return torch.stack(list(terms.values())).sum(), terms, correct
+
+
+def make_network(config: TrainConfig, num_classes: int, input_shape: tuple[int, ...]) -> Network:
+    """The network of a configuration, initialised from torch's global generator.
+
+    Its inputs are not yet standardised: see `fit_scale`.
+    """
+    dim = config.dim or max(128, num_classes)
+    name = config.backbone
+    if name == "auto":
+        name = "cnn" if len(input_shape) == 3 and min(input_shape[1:]) > 16 else "mlp"
+    head = _make_head(config, num_classes, dim)
+    backbone = make_backbone(name, input_shape, dim, config.width)
+    per_channel = (input_shape[0], 1, 1) if len(input_shape) == 3 else input_shape
+    scale = Standardize(torch.zeros(per_channel), torch.ones(per_channel))
+    return Network(scale, backbone, head)
+
+
+def fit_scale(scale: Standardize, data: Data) -> None:
+    """Set mean and deviation to the training set's: per channel of images, or per feature."""
+    number = min(len(data.train), _SAMPLES_FOR_SCALE)
+    inputs = data.train.inputs(torch.linspace(0, len(data.train) - 1, number).long())
+    over = [0, 2, 3] if inputs.dim() == 4 else [0]
+    deviation = inputs.std(over, correction=0).view_as(scale.deviation)
+    scale.mean.copy_(inputs.mean(over).view_as(scale.mean))
+    # A constant input stays zero instead of being blown up.
+    scale.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
+
+
+def load_network(run: Run, epoch: int | None = None) -> Network:
+    """The trained network of a run at a checkpoint, by default its last; in evaluation mode.
+
+    Raises:
+        ValueError: if the run has no such checkpoint.
+    """
+    epochs = run.checkpoint_epochs()
+    if not epochs or (epoch is not None and epoch not in epochs):
+        raise ValueError(f"epoch must be one of the checkpoints {epochs} of {run.path}, got {epoch}")
+    config = TrainConfig.from_values(run.config)
+    with torch.random.fork_rng():
+        network = make_network(config, len(run.info["classes"]), tuple(run.info["input_shape"]))
+    tensors = run.checkpoint(epochs[-1] if epoch is None else epoch).tensors
+    prefix = "objective.network."
+    network.load_state_dict(
+        {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    )
+    return network.eval()
+
+
+def make_loss(config: TrainConfig, data: Data) -> AbstractLoss:
+    """The loss of a configuration."""
+    if config.loss == "squared-error":
+        return SquaredError(config.true_weight, config.target)
+    if config.loss == "dot-regression":
+        return DotRegression()
+    counts = data.counts()["train"] if config.logit_adjustment else None
+    return CrossEntropy(config.label_smoothing, counts, config.logit_adjustment)
+
+
+def _make_head(config: TrainConfig, num_classes: int, dim: int) -> AbstractHead:
+    if config.head == "fixed":
+        make_frame = dict(FRAMES)[config.frame or "simplex"]
+        return FixedHead(make_frame(num_classes, dim, seeded(config.seed, 1)))
+    if config.head == "cosine":
+        return CosineHead(num_classes, dim, temperature=config.temperature)
+    return LinearHead(num_classes, dim, bias=config.bias)

@@ -1,0 +1,99 @@
+"""Measuring during training: what is looked at, and what goes into the record."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.record import Run
+from neuralcollapse.train.config import TrainConfig
+from neuralcollapse.train.data import Data
+from neuralcollapse.train.network import Network
+from neuralcollapse.train.progress import TrainingProgress
+from neuralcollapse.train.samples import AbstractSamples, EpochOrder, loader
+from neuralcollapse.train.state import State
+
+_BATCH = 1024
+_SNAPSHOT_FEATURES = 400
+
+
+class Observer:
+    """Measures training, validation and test set at an epoch and records what it finds.
+
+    In evaluation mode, without augmentation, in the precision of the weights whatever the
+    training runs in. Every process measures its part of the data.
+    """
+
+    def __init__(self, fabric: Any, run: Run, config: TrainConfig, data: Data, network: Network):
+        self._fabric, self._run, self._workers = fabric, run, config.workers
+        self._data, self._network = data, network
+        self._positions = spread_over_classes(
+            data.train.labels, data.num_classes, _SNAPSHOT_FEATURES
+        )
+
+    def __call__(self, state: State, bar: TrainingProgress, lr: float) -> bool:
+        """Measure and record; returns whether validation is better than ever."""
+        train = self._measure(self._data.train, "train")
+        validation = self._measure(self._data.validation, "validation")
+        test = self._measure(self._data.test, "test")
+        accuracy = validation.accuracy or 0.0
+        improved = not state.best or accuracy > state.best["validation_accuracy"]
+        if improved:
+            state.best = {
+                "epoch": state.epoch,
+                "validation_accuracy": accuracy,
+                "test_accuracy": test.accuracy,
+            }
+        if self._fabric.is_global_zero:
+            self._run.write_snapshot(state.epoch, self._snapshot(train))
+            self._run.append(
+                {
+                    "epoch": state.epoch,
+                    "seconds": state.seconds,
+                    "lr": lr,
+                    "loss": state.loss,
+                    "terms": state.terms,
+                    "train_accuracy_running": state.accuracy,
+                    "train": train.to_dict(),
+                    "validation": {"accuracy": accuracy},
+                    "test": test.to_dict(),
+                }
+            )
+        bar.measured(state, train, test)
+        return improved
+
+    def _measure(self, samples: AbstractSamples, split: str) -> Measurement:
+        rank, world = self._fabric.global_rank, self._fabric.world_size
+        order = EpochOrder(len(samples), _BATCH, None, rank, world)
+        return measure(
+            self._network,
+            loader(samples, order, self._workers),
+            layer="head",
+            split=split,
+            distributed=world > 1,
+            progress=False,
+        )
+
+    def _snapshot(self, train: Measurement) -> dict[str, Tensor]:
+        if train.statistics is None or train.weight is None:
+            raise ValueError("a snapshot needs the statistics and the classifier of a measurement")
+        inputs, labels = self._data.train[self._positions]
+        training = self._network.training
+        self._network.eval()
+        with torch.no_grad():
+            features = self._network.features(inputs.to(self._fabric.device))
+        self._network.train(training)
+        return {
+            "means": train.statistics.means.float(),
+            "weight": train.weight.float(),
+            "features": features.float(),
+            "labels": labels,
+        }
+
+
+def spread_over_classes(labels: Tensor, num_classes: int, number: int) -> Tensor:
+    """Positions of about `number` samples, as evenly over the classes as there are samples."""
+    per_class = max(1, number // num_classes)
+    chosen = [(labels == k).nonzero().squeeze(1)[:per_class] for k in range(num_classes)]
+    return torch.cat(chosen)[:number]

@@ -1,0 +1,71 @@
+"""What a run shows while it trains: a bar on a terminal, a line per measurement elsewhere."""
+
+import sys
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from neuralcollapse.measurement import Measurement
+from neuralcollapse.train.state import State
+
+
+class TrainingProgress(AbstractContextManager["TrainingProgress"]):
+    """Epochs, loss, accuracy and NC1 of a run, on standard error.
+
+    Args:
+        label: what is trained.
+        epochs: how many epochs there are.
+        show: off for every process but one.
+    """
+
+    def __init__(self, label: str, epochs: int, show: bool):
+        self._label, self._epochs, self._show = label, epochs, show
+        self._nc1: float | None = None
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[state]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._label, total=self._epochs, state="")
+        return self
+
+    def epoch(self, state: State) -> None:
+        """An epoch has ended."""
+        if self._bar is not None:
+            text = self._text(state.loss, state.accuracy)
+            self._bar.update(self._task, completed=state.epoch, state=text)
+
+    def measured(self, state: State, train: Measurement, test: Measurement) -> None:
+        """An epoch has been measured."""
+        self._nc1 = train["nc1"]
+        if self._show and self._bar is None:
+            text = self._text(state.loss, train.accuracy)
+            line = f"{self._label}: epoch {state.epoch}/{self._epochs}  {text}"
+            print(f"{line}  test accuracy {test.accuracy:.4f}", file=sys.stderr, flush=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _text(self, loss: float | None, accuracy: float | None) -> str:
+        parts = [] if loss is None else [f"loss {loss:.2e}"]
+        parts += [] if accuracy is None else [f"accuracy {accuracy:.4f}"]
+        parts += [] if self._nc1 is None else [f"NC1 {self._nc1:.2e}"]
+        return "  ".join(parts)

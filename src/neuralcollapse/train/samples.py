@@ -1,0 +1,170 @@
+"""Labelled samples, in memory or as picture files, and how they are cut, thinned and batched."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class AbstractSamples(Dataset[tuple[Tensor, Tensor]], ABC):
+    """Samples with labels (N,) int64; indexing with several positions gives a whole batch."""
+
+    labels: Tensor
+
+    @abstractmethod
+    def inputs(self, positions: Tensor) -> Tensor:
+        """The inputs (B, ...) at positions (B,), in float32."""
+
+    @abstractmethod
+    def subset(self, positions: Tensor) -> "AbstractSamples":
+        """Only the samples at these positions, in this order."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inputs(positions), self.labels[positions]
+
+
+@final
+class TensorSamples(AbstractSamples):
+    """Samples that are held in memory, in any number type."""
+
+    def __init__(self, values: Tensor, labels: Tensor):
+        self.values = values
+        self.labels = labels
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """Inputs in float32, or float64 if that is how they are held."""
+        values = self.values[positions]
+        return values if values.dtype == torch.float64 else values.float()
+
+    def subset(self, positions: Tensor) -> "TensorSamples":
+        """A copy of the samples at these positions."""
+        return TensorSamples(self.values[positions], self.labels[positions])
+
+
+@final
+class PictureSamples(AbstractSamples):
+    """Picture files, decoded when asked for: RGB, scaled to a square, values 0 to 255."""
+
+    def __init__(self, files: list[Path], labels: Tensor, size: int):
+        self.files = files
+        self.labels = labels
+        self.size = size
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """(B, 3, size, size), decoded and scaled."""
+        pictures = [_decode(self.files[position], self.size) for position in positions.tolist()]
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+
+    def subset(self, positions: Tensor) -> "PictureSamples":
+        """The files at these positions."""
+        files = [self.files[position] for position in positions.tolist()]
+        return PictureSamples(files, self.labels[positions], self.size)
+
+
+class EpochOrder(Sampler[Tensor]):
+    """The batches of an epoch as positions: shuffled by (seed, epoch), and one process's share.
+
+    Every process draws the same order and takes its part of every batch, so that a step sees the
+    same samples however many processes take it. What does not fill a batch is left to another
+    epoch. Without a seed: in order, all samples, and the last batch may be short.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1
+    ):
+        if num_samples < world:
+            raise ValueError(f"data must hold a sample per device, got {num_samples} for {world}")
+        self.num_samples = num_samples
+        self.batch_size = min(batch_size, num_samples - num_samples % world)
+        self.seed = seed
+        self.epoch = 0
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        whole, rest = divmod(self.num_samples, self.batch_size)
+        return whole if self.seed is not None else whole + (rest > 0)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.seed is None:
+            order = torch.arange(self.num_samples)
+        else:
+            order = torch.randperm(self.num_samples, generator=seeded(self.seed, self.epoch))
+        for batch in order.split(self.batch_size)[: len(self)]:
+            share = batch[self.rank :: self.world]
+            if len(share):
+                yield share
+
+
+def loader(samples: AbstractSamples, order: EpochOrder, workers: int = 0) -> DataLoader[Any]:
+    """Batches of samples in an order; each batch is indexed at once, not sample by sample."""
+    if isinstance(samples, TensorSamples):
+        workers = 0
+    return DataLoader(
+        samples,
+        sampler=order,
+        batch_size=None,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        # Its own generator: otherwise every pass draws from torch's global one.
+        generator=torch.Generator(),
+    )
+
+
+def seeded(*seeds: int) -> torch.Generator:
+    """A generator that depends on all of the numbers given."""
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def stratified_cut(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions (kept, taken): a share of every class is taken, at least one sample is kept."""
+    generator = seeded(seed, len(labels))
+    kept, taken = [], []
+    for label in labels.unique():
+        positions = (labels == label).nonzero().squeeze(1)
+        positions = positions[torch.randperm(len(positions), generator=generator)]
+        number = min(max(1, round(share * len(positions))), len(positions) - 1)
+        taken.append(positions[:number])
+        kept.append(positions[number:])
+    return torch.cat(kept).sort().values, torch.cat(taken).sort().values
+
+
+def thinned(labels: Tensor, num_classes: int, ratio: float, limit: int | None) -> Tensor:
+    """Positions of a training set with a long tail by class index, and of limited size.
+
+    Class k keeps n_max * ratio^(-k/(K-1)) samples, at least one, or all it has if that is fewer,
+    with n_max the size of the largest class. `limit` then scales every class down alike.
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    wanted = counts.double()
+    if ratio > 1 and num_classes > 1:
+        fall = torch.arange(num_classes, dtype=torch.float64) / (num_classes - 1)
+        wanted = torch.minimum(wanted, counts.max() * ratio**-fall)
+    if limit is not None and wanted.sum() > limit:
+        wanted = wanted * (limit / wanted.sum())
+    numbers = torch.minimum(wanted.floor().long().clamp(min=1), counts)
+    # The first samples of each class are kept, so that a smaller limit gives a subset of a larger.
+    rank_in_class = torch.zeros_like(labels)
+    for label in range(num_classes):
+        own = labels == label
+        rank_in_class[own] = torch.arange(int(own.sum()))
+    return (rank_in_class < numbers[labels]).nonzero().squeeze(1)
+
+
+def _decode(file: Path, size: int) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB").resize((size, size)))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{file} is not a readable picture: {error}") from None

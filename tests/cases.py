@@ -1,0 +1,477 @@
+"""Named worlds and the rows of losses, frames, heads and metrics that the laws run over.
+
+To add a loss, a frame, a head or a metric: one row here. test_complete.py fails without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import reference.losses
+import torch
+from torch import Tensor
+
+from neuralcollapse import ClassStatistics
+from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf
+from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
+from neuralcollapse.losses import AbstractLoss, CrossEntropy, DotRegression, SquaredError
+
+# --- worlds -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Labelled features with a classifier, all in float64."""
+
+    name: str
+    features: Tensor  # (N, d)
+    labels: Tensor  # (N,)
+    num_classes: int
+    weight: Tensor  # (K, d)
+    bias: Tensor  # (K,)
+
+    def statistics(self, dtype: torch.dtype = torch.float64) -> ClassStatistics:
+        return ClassStatistics.from_features(
+            self.features.to(dtype), self.labels, self.num_classes
+        )
+
+    def replace(self, **changes: Any) -> World:
+        return dataclasses.replace(self, **changes)
+
+
+def simplex_vertices(num_classes: int, dim: int, seed: int = 0) -> np.ndarray:
+    """(K, d) unit vectors, a regular simplex around the origin in a random orientation.
+
+    From the eigenvectors of I - J/K; not how the library makes its frames.
+    """
+    values, vectors = np.linalg.eigh(np.eye(num_classes) - 1 / num_classes)
+    corners = vectors[:, 1:] * np.sqrt(values[1:])
+    corners /= np.linalg.norm(corners, axis=1, keepdims=True)
+    return corners @ rotation(dim, seed)[: num_classes - 1]
+
+
+def rotation(dim: int, seed: int = 0) -> np.ndarray:
+    """(d, d), a random orthogonal matrix."""
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))[0]
+
+
+def cross_polytope(dim: int) -> np.ndarray:
+    """(2 d, d), the rows e_i and -e_i."""
+    return np.concatenate([np.eye(dim), -np.eye(dim)])
+
+
+def harmonic_frame(num_classes: int, dim: int) -> np.ndarray:
+    """(K, d), d even and below K: equal norms, sum zero, every direction alike (tight)."""
+    angles = 2 * np.pi * np.outer(np.arange(num_classes), np.arange(1, dim // 2 + 1)) / num_classes
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def world(
+    name: str,
+    means: np.ndarray,
+    counts: int | Sequence[int],
+    noise: float,
+    *,
+    weight: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    seed: int = 0,
+    in_pairs: bool = False,
+) -> World:
+    """Gaussian noise around class means; `in_pairs` adds +x and -x so that means stay exact.
+
+    Without a weight the classifier is the centred means and a little noise, with a random bias.
+    """
+    rng = np.random.default_rng(seed)
+    num_classes, dim = means.shape
+    sizes = [counts] * num_classes if isinstance(counts, int) else list(counts)
+    labels = np.repeat(np.arange(num_classes), sizes)
+    if in_pairs:
+        half = rng.standard_normal((sum(sizes) // 2, dim))
+        # Multiples of 2^-10: sums of a few are exact in float64, and so are the class means.
+        spread = np.repeat(np.round(half * noise * 1024) / 1024, 2, axis=0)
+        spread[1::2] *= -1
+    else:
+        spread = noise * rng.standard_normal((len(labels), dim))
+    centred = means - means.mean(0)
+    if weight is None:
+        weight = centred + 0.1 * np.abs(centred).max() * rng.standard_normal(means.shape)
+    if bias is None:
+        bias = 0.1 * rng.standard_normal(num_classes)
+    return World(
+        name=name,
+        features=torch.from_numpy(means[labels] + spread),
+        labels=torch.from_numpy(labels),
+        num_classes=num_classes,
+        weight=torch.from_numpy(weight),
+        bias=torch.from_numpy(bias),
+    )
+
+
+def collapsed(num_classes: int = 4, dim: int = 6, count: int = 6, seed: int = 1) -> World:
+    """Every sample on its vertex; the classifier is dual and decides as the nearest mean does."""
+    vertices = 3 * simplex_vertices(num_classes, dim, seed)
+    centre = np.linspace(-1, 2, dim)
+    weight = 2 * vertices
+    return world(
+        "collapsed",
+        vertices + centre,
+        count,
+        0.0,
+        weight=weight,
+        bias=-weight @ centre,
+    )
+
+
+def _by_hand() -> World:
+    """Section 6.1 of the reference: every number is known in closed form."""
+    return World(
+        "by hand",
+        torch.tensor([[1, 0], [3, 0], [-1, 1], [-3, -1]], dtype=torch.float64),
+        torch.tensor([0, 0, 1, 1]),
+        2,
+        torch.tensor([[1, 1], [-1, -1]], dtype=torch.float64),
+        torch.zeros(2, dtype=torch.float64),
+    )
+
+
+def _one_class_longer() -> World:
+    means = simplex_vertices(5, 8, 2)
+    means[0] *= 3
+    return world("one class longer", means, 10, 0.2, seed=3)
+
+
+def _minority_merged() -> World:
+    means = simplex_vertices(6, 8, 4)
+    means[3:] = means[3] + 1e-3 * np.random.default_rng(5).standard_normal((3, 8))
+    return world("minority merged", means, [40, 40, 40, 2, 2, 2], 0.1, seed=6)
+
+
+def _flat() -> World:
+    """Six class means that span two of eight dimensions, exactly."""
+    means = np.zeros((6, 8))
+    means[:, :2] = [[4, 0], [2, 3], [-1, 4], [-4, 1], [-2, -3], [3, -2]]
+    return world("means in a plane", means, 8, 0.5, seed=7, in_pairs=True)
+
+
+def _steep() -> World:
+    """Between-class singular values from 1 to 1e-5: pinv in float32 forgets the small ones."""
+    rng = np.random.default_rng(8)
+    directions = rotation(20, 9)[:5] * np.logspace(0, -5, 5)[:, None]
+    return world("steep hierarchy", rng.standard_normal((6, 5)) @ directions, 10, 1e-5, seed=10)
+
+
+def _one_class_unseen() -> World:
+    return world("classes 2 and 5 unseen", simplex_vertices(6, 7, 11), [9, 9, 0, 9, 9, 0], 0.3)
+
+
+def _rng_means(num_classes: int, dim: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((num_classes, dim))
+
+
+WORLDS: tuple[World, ...] = (
+    collapsed(),
+    world("noisy", simplex_vertices(5, 8, 12), 12, 0.4, seed=13),
+    _by_hand(),
+    _one_class_longer(),
+    _minority_merged(),
+    world("K > d + 1", _rng_means(9, 3, 14), 8, 0.3, seed=15),
+    world("K = d + 1", _rng_means(6, 5, 16), 8, 0.3, seed=17),
+    _one_class_unseen(),
+    world("one sample per class", _rng_means(5, 6, 18), 1, 0.3, seed=19),
+    world("some singletons", _rng_means(5, 6, 20), [1, 7, 1, 7, 7], 0.3, seed=21),
+    world("long tail", simplex_vertices(8, 12, 22), [192, 106, 59, 32, 18, 10, 5, 3], 0.5, seed=23),
+    _flat(),
+    _steep(),
+    world("two classes", _rng_means(2, 3, 24), 10, 0.5, seed=25),
+    world("one dimension", np.array([[-1.0], [0.5], [3.0]]), 6, 0.2, seed=26),
+    world("cross-polytope", cross_polytope(3), 3, 0.0),
+    world("far and tight", 30 * simplex_vertices(5, 8, 27) + 30, 20, 1e-5, seed=28),
+)
+
+world_cases = {"argvalues": WORLDS, "ids": [w.name for w in WORLDS]}
+
+
+# --- metrics: what each sees and what it is blind to ---------------------------------------------
+# Each break is done to the collapsed world of four classes in six dimensions, and to nothing else
+# than it says. `sees` names the breaks that move the metric; every other break leaves it alone.
+
+
+def _with_pairs(w: World, inside: bool) -> World:
+    """Pairs +x and -x of noise, so that the class means do not move."""
+    centred = w.weight / w.weight.norm()
+    inner = centred[0] / centred[0].norm()
+    basis = torch.linalg.svd(centred, full_matrices=True).Vh
+    step = 0.3 * (inner if inside else basis[-1])
+    signs = torch.tensor([1.0, -1.0] * (len(w.labels) // 2), dtype=torch.float64)
+    return w.replace(features=w.features + signs[:, None] * step)
+
+
+def _move_means(w: World, means: Tensor) -> World:
+    """Centred class means moved to `means` (K, d), the classifier left where it is."""
+    return w.replace(features=means[w.labels] + w.features.mean(0))
+
+
+def _centred(w: World) -> Tensor:
+    return w.weight / 2
+
+
+def _longer(rows: Tensor) -> Tensor:
+    """All norms different, every angle as it was."""
+    return rows * torch.tensor([[1.0], [1.2], [1.4], [1.6]], dtype=rows.dtype)
+
+
+def _square(rows: Tensor) -> Tensor:
+    """Equal norms, sum zero, but a square instead of a tetrahedron."""
+    side, other = torch.linalg.svd(rows).Vh[:2] * rows.norm(dim=1)[0]
+    return torch.stack([side, other, -side, -other])
+
+
+def _swapped(rows: Tensor) -> Tensor:
+    return rows[[1, 0, 2, 3]]
+
+
+def _right_angles(rows: Tensor) -> Tensor:
+    """Equal norms and equal cosines, but of 0 instead of -1/3."""
+    return torch.linalg.qr(rows.new_tensor(rotation(rows.shape[1], 3))).Q[:4] * rows.norm(dim=1)[0]
+
+
+def _biased(w: World) -> World:
+    """A bias so large that class 0 always wins."""
+    bias = w.bias.clone()
+    bias[0] += 1000
+    return w.replace(bias=bias)
+
+
+BREAKS: dict[str, Callable[[World], World]] = {
+    "noise along the means": lambda w: _with_pairs(w, inside=True),
+    "noise across the means": lambda w: _with_pairs(w, inside=False),
+    "means of unequal length": lambda w: _move_means(w, _longer(_centred(w))),
+    "means in a square": lambda w: _move_means(w, _square(_centred(w))),
+    "rows of unequal length": lambda w: w.replace(weight=_longer(w.weight)),
+    "rows in a square": lambda w: w.replace(weight=_square(w.weight)),
+    "rows at right angles": lambda w: w.replace(weight=_right_angles(w.weight)),
+    "two rows swapped": lambda w: w.replace(weight=_swapped(w.weight), bias=_swapped(w.bias)),
+    "all rows shifted alike": lambda w: w.replace(weight=w.weight + 1.0),
+    "a bias": _biased,
+}
+
+# Harmless changes: no metric of this table may see them.
+HARMLESS: dict[str, Callable[[World], World]] = {
+    "a common scale of features": lambda w: w.replace(features=7 * w.features, bias=7 * w.bias),
+    "a common scale of the classifier": lambda w: w.replace(weight=5 * w.weight, bias=5 * w.bias),
+    "a common offset with its bias": lambda w: w.replace(
+        features=w.features + 2, bias=w.bias - 2 * w.weight.sum(1)
+    ),
+}
+
+_ALL_MEANS = {"means of unequal length", "means in a square"}
+_ALL_ROWS = {"rows in a square", "rows of unequal length", "all rows shifted alike"}
+
+
+@dataclass(frozen=True)
+class MetricCase:
+    """What a metric sees, and how exactly float32 features give it."""
+
+    sees: frozenset[str]
+
+
+METRIC_CASES: dict[str, MetricCase] = {
+    key: MetricCase(frozenset(sees))
+    for key, sees in {
+        "nc1": {"noise along the means"},
+        "nc1_trace_ratio": {"noise along the means", "noise across the means"},
+        "cdnv": {"noise along the means", "noise across the means"},
+        # Unequal lengths move the global mean, and with it the angles.
+        "nc2_equinorm": {"means of unequal length"},
+        "nc2_equiangle": _ALL_MEANS,
+        "nc2_max_angle": _ALL_MEANS,
+        "nc2_etf_distance": _ALL_MEANS,
+        "nc2w_equinorm": {"rows of unequal length", "all rows shifted alike"},
+        "nc2w_equiangle": {"rows in a square", "all rows shifted alike"},
+        "nc2w_max_angle": {"rows in a square", "rows at right angles", "all rows shifted alike"},
+        "nc2w_etf_distance": _ALL_ROWS | {"rows at right angles"},
+        "nc3_duality": _ALL_MEANS | _ALL_ROWS | {"rows at right angles", "two rows swapped"},
+        "nc3_alignment": _ALL_MEANS
+        | {
+            "rows in a square",
+            "all rows shifted alike",
+            "rows at right angles",
+            "two rows swapped",
+        },
+        "nc4_disagreement": {
+            "means in a square",
+            "rows in a square",
+            "rows at right angles",
+            "two rows swapped",
+            "a bias",
+        },
+    }.items()
+}
+
+# Public functions and classes in metrics/ that are parts of a metric and not rows of the table,
+# with the test that holds them.
+METRIC_PARTS = {
+    "equinorm": "test_metrics.py: nc2_equinorm and nc2w_equinorm",
+    "equiangle": "test_metrics.py: nc2_equiangle and nc2w_equiangle",
+    "max_angle": "test_metrics.py: nc2_max_angle and nc2w_max_angle",
+    "etf_distance": "test_metrics.py: nc2_etf_distance and nc2w_etf_distance",
+    "linear_decision": "test_metrics.py: nc4_disagreement",
+    "decision_counts": "test_metrics.py: nc4_disagreement",
+    "NearestMean": "test_metrics.py: nc4_disagreement",
+}
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """A loss, and the same loss as slow loops over float64 arrays."""
+
+    name: str
+    kind: type[AbstractLoss]
+    arguments: dict[str, Any]
+    reference: Callable[..., float]  # (features, labels, weight, bias)
+    takes_bias: bool = True
+
+    def make(self) -> AbstractLoss:
+        return self.kind(**self.arguments)
+
+
+_COUNTS = (1, 20, 300, 7)  # of the four classes that the loss laws use
+
+
+def _plain_squares(*operands: Any, true_weight: float = 1.0, target: float = 1.0) -> float:
+    """Half the sum over the classes; the reference takes their mean."""
+    classes = len(operands[2])
+    return classes / 2 * reference.losses.squared_error(*operands, kappa=true_weight, target=target)
+
+
+LOSS_CASES: tuple[LossCase, ...] = (
+    LossCase("cross entropy", CrossEntropy, {}, reference.losses.cross_entropy),
+    LossCase(
+        "cross entropy, smoothed",
+        CrossEntropy,
+        {"label_smoothing": 0.2},
+        lambda *operands: reference.losses.cross_entropy(*operands, smoothing=0.2),
+    ),
+    LossCase(
+        "cross entropy, adjusted",
+        CrossEntropy,
+        {"class_counts": _COUNTS},
+        lambda *operands: reference.losses.cross_entropy(*operands, counts=_COUNTS),
+    ),
+    LossCase(
+        "cross entropy, smoothed and adjusted by half",
+        CrossEntropy,
+        {"label_smoothing": 0.1, "class_counts": _COUNTS, "adjustment": 0.5},
+        lambda *operands: reference.losses.cross_entropy(
+            *operands, smoothing=0.1, counts=_COUNTS, strength=0.5
+        ),
+    ),
+    LossCase("squared error", SquaredError, {}, _plain_squares),
+    LossCase(
+        "squared error, rescaled",
+        SquaredError,
+        {"true_weight": 5.0, "target": 3.0},
+        lambda *operands: _plain_squares(*operands, true_weight=5.0, target=3.0),
+    ),
+    LossCase(
+        "dot regression", DotRegression, {}, reference.losses.dot_regression, takes_bias=False
+    ),
+    LossCase(
+        "dot regression, longer features",
+        DotRegression,
+        {"feature_norm": 2.5},
+        lambda *operands: reference.losses.dot_regression(*operands, length=2.5),
+        takes_bias=False,
+    ),
+)
+
+loss_cases = {"argvalues": LOSS_CASES, "ids": [case.name for case in LOSS_CASES]}
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FrameCase:
+    """A frame, the fewest dimensions it needs, and its Gram matrix in closed form."""
+
+    name: str  # in FRAMES
+    make: Callable[..., Frame]  # (num_classes, dim, generator=None, *, dtype=...)
+    min_dim: Callable[[int], int]
+    cosine: Callable[[int], float]  # of every pair
+    sums_to_zero: bool
+
+
+FRAME_CASES: tuple[FrameCase, ...] = (
+    FrameCase("simplex", simplex_etf, lambda k: k - 1, lambda k: -1 / (k - 1), True),
+    FrameCase("orthogonal", orthogonal_frame, lambda k: k, lambda k: 0.0, False),
+)
+
+frame_cases = {"argvalues": FRAME_CASES, "ids": [case.name for case in FRAME_CASES]}
+
+
+# --- heads ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadCase:
+    """A head for four classes in six dimensions, and its logits for one feature."""
+
+    name: str
+    kind: type[AbstractHead]
+    make: Callable[[], AbstractHead]
+    logit: Callable[[AbstractHead, np.ndarray, int], float]
+    learned: bool = True
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    return float(sum(x * y for x, y in zip(a, b, strict=True)))
+
+
+def _affine_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
+    shift = 0.0 if head.bias is None else float(head.bias[k])
+    return _dot(head.weight.detach().numpy()[k], feature) + shift
+
+
+def _cosine_logit(temperature: float) -> Callable[[AbstractHead, np.ndarray, int], float]:
+    def logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
+        assert isinstance(head, CosineHead)
+        prototype = head.prototypes.detach().numpy()[k]
+        lengths = np.sqrt(_dot(prototype, prototype) * _dot(feature, feature))
+        return _dot(prototype, feature) / lengths / temperature
+
+    return logit
+
+
+def _linear_with_a_bias() -> LinearHead:
+    head = LinearHead(4, 6)
+    assert head.bias is not None
+    torch.nn.init.normal_(head.bias)
+    return head
+
+
+HEAD_CASES: tuple[HeadCase, ...] = (
+    HeadCase("linear", LinearHead, _linear_with_a_bias, _affine_logit),
+    HeadCase("linear, no bias", LinearHead, lambda: LinearHead(4, 6, bias=False), _affine_logit),
+    HeadCase("cosine", CosineHead, lambda: CosineHead(4, 6), _cosine_logit(0.1)),
+    HeadCase(
+        "cosine, warm", CosineHead, lambda: CosineHead(4, 6, temperature=2.0), _cosine_logit(2.0)
+    ),
+    HeadCase("fixed", FixedHead, lambda: FixedHead(simplex_etf(4, 6)), _affine_logit, False),
+    HeadCase(
+        "fixed, scaled",
+        FixedHead,
+        lambda: FixedHead(orthogonal_frame(4, 6), scale=3.0),
+        _affine_logit,
+        False,
+    ),
+)
+
+head_cases = {"argvalues": HEAD_CASES, "ids": [case.name for case in HEAD_CASES]}
