@@ -205,7 +205,7 @@ def _with_pairs(w: World, inside: bool) -> World:
     centred = w.weight / w.weight.norm()
     inner = centred[0] / centred[0].norm()
     basis = torch.linalg.svd(centred, full_matrices=True).Vh
-    step = 0.3 * (inner if inside else basis[-1])
+    step = inner if inside else basis[-1]
     signs = torch.tensor([1.0, -1.0] * (len(w.labels) // 2), dtype=torch.float64)
     return w.replace(features=w.features + signs[:, None] * step)
 
@@ -221,7 +221,7 @@ def _centred(w: World) -> Tensor:
 
 def _longer(rows: Tensor) -> Tensor:
     """All norms different, every angle as it was."""
-    return rows * torch.tensor([[1.0], [1.2], [1.4], [1.6]], dtype=rows.dtype)
+    return rows * torch.tensor([[1.0], [1.5], [2.5], [4.0]], dtype=rows.dtype)
 
 
 def _square(rows: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ _ALL_ROWS = {"rows in a square", "rows of unequal length", "all rows shifted ali
 
 @dataclass(frozen=True)
 class MetricCase:
-    """What a metric sees, and how exactly float32 features give it."""
+    """The breaks that a metric moves with; it is blind to all others."""
 
     sees: frozenset[str]
 

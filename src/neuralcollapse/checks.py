@@ -1,43 +1,11 @@
-"""Argument checks in one style: the argument, the rule, what was given, what to do."""
+"""Checks of tensors in one style: the argument, the rule, what was given, what to do."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
-
-
-def check_integer(name: str, value: Any, minimum: int, remedy: str = "") -> int:
-    """Return `value` as an int that is at least `minimum`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
-    value = value.__index__()
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}{_then(remedy)}")
-    return value
-
-
-def check_number(
-    name: str, value: Any, *, minimum: float = -float("inf"), exclusive: bool = False
-) -> float:
-    """Return `value` as a finite float that is at least (or, if `exclusive`, above) `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    bound = f"above {minimum:g}" if exclusive else f"at least {minimum:g}"
-    too_low = value <= minimum if exclusive else value < minimum
-    if value != value or abs(value) == float("inf") or too_low:
-        rule = "finite" if minimum == -float("inf") else f"finite and {bound}"
-        raise ValueError(f"{name} must be {rule}, got {value}")
-    return float(value)
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
-    """Return `value` if it is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    return value
 
 
 def check_matrix(
@@ -138,6 +106,3 @@ def check_finite(name: str, value: Tensor) -> None:
 def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
-
-def _then(remedy: str) -> str:
-    return f"; {remedy}" if remedy else ""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neuralcollapse.checks import check_integer, check_matrix
+from neuralcollapse.checks import check_matrix
+from neuralcollapse.scalars import check_integer
 
 
 @dataclass(frozen=True, eq=False)

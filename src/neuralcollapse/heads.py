@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from neuralcollapse.checks import check_integer, check_number
+from neuralcollapse.scalars import check_integer, check_number
 from neuralcollapse.frames.frame import Frame
 from neuralcollapse.sphere import directions
 

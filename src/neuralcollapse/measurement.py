@@ -13,13 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from neuralcollapse.checks import (
-    check_finite,
-    check_integer,
-    check_labels,
-    check_matrix,
-    check_vector,
-)
+from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
+from neuralcollapse.scalars import check_integer
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.heads import AbstractHead

@@ -182,3 +182,20 @@ class Run:
         names = [entry.name for entry in (self.path / folder).glob("*")]
         matches = [match for name in names if (match := _EPOCH_FILE.fullmatch(name))]
         return sorted(int(match[1]) for match in matches if match[2] == suffix)
+
+
+def find_runs(path: str | Path, *, missing_ok: bool = False) -> list[Run]:
+    """The run that a folder is, or the runs that lie in it, by name.
+
+    Raises:
+        ValueError: if there is none, unless `missing_ok`.
+    """
+    path = Path(path)
+    if Run.at(path):
+        return [Run.open(path)]
+    folders = sorted(path.iterdir()) if path.is_dir() else []
+    runs = [Run.open(folder) for folder in folders if Run.at(folder)]
+    if not runs and not missing_ok:
+        what = "holds no run" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {what}; `neuralcollapse train --out {path}` makes one")
+    return runs

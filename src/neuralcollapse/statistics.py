@@ -13,14 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neuralcollapse.checks import (
-    check_choice,
-    check_finite,
-    check_integer,
-    check_label_range,
-    check_labels,
-    check_matrix,
-)
+from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
+from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.files import read_tensors, write_tensors
 
 GlobalMean = Literal["class", "sample"]

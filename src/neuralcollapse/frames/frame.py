@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neuralcollapse.checks import check_integer
+from neuralcollapse.scalars import check_integer
 
 
 @dataclass(frozen=True, eq=False)

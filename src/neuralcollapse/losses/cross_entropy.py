@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from neuralcollapse.checks import check_number
+from neuralcollapse.scalars import check_number
 from neuralcollapse.losses.loss import AbstractLoss, logits
 
 

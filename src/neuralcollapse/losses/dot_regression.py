@@ -4,7 +4,7 @@ from typing import final
 
 from torch import Tensor
 
-from neuralcollapse.checks import check_number
+from neuralcollapse.scalars import check_number
 from neuralcollapse.losses.loss import AbstractLoss
 from neuralcollapse.sphere import directions
 

@@ -95,7 +95,7 @@ def accuracy_panel(histories: Sequence[History]) -> Panel:
     ]
     figure = _curves_figure(histories, curves, logarithmic=False, texts=share)
     if figure is not None:
-        figure["layout"]["yaxis"]["tickformat"] = ".0%"
+        figure["layout"]["yaxis"]["tickformat"] = ".3~%"
     return Panel("accuracy", "Accuracy", "share of samples classified correctly", figure)
 
 
@@ -174,10 +174,11 @@ def _metric_panel(histories: Sequence[History], key: str) -> Panel:
     notes = _gap_notes(histories, key)
     if figure is not None and logarithmic:
         notes += _zero_note(curves)
-    if figure is not None and not logarithmic:
-        _draw_targets(figure["layout"], [history.at_target[key] for history in histories])
+    if figure is not None:
+        targets = [history.at_target[key] for history in histories]
+        _draw_targets(figure["layout"], targets, logarithmic=logarithmic)
         if key == "nc4_disagreement":
-            figure["layout"]["yaxis"]["tickformat"] = ".0%"
+            figure["layout"]["yaxis"]["tickformat"] = ".3~%"
     subtitle = row.summary + (", log scale" if logarithmic else "")
     return Panel(key, title(key), subtitle, figure, tuple(notes), key)
 
@@ -218,7 +219,7 @@ def _trace(history: History, curve: Curve, floor: float | None, texts: Any) -> d
         "x": curve.epochs,
         "y": [rounded(height) for height in heights],
         "text": [texts(value) for value in curve.values],
-        "meta": [literal(history.label), literal(what)],
+        "meta": [literal(history.label), literal(what), curve.run, curve.split],
         "connectgaps": False,
         "line": {"color": colour, "width": 2, "dash": DASHES[curve.split]},
         "marker": {
@@ -252,9 +253,9 @@ def _zero_note(curves: Sequence[Curve]) -> list[str]:
     return ["▽ is a value of exactly 0, drawn at the lower edge."]
 
 
-def _draw_targets(layout: dict[str, Any], targets: Sequence[float]) -> None:
-    """A thin line at the value of a collapsed network, and room for it on the axis."""
-    values = sorted(set(targets))
+def _draw_targets(layout: dict[str, Any], targets: Sequence[float], *, logarithmic: bool) -> None:
+    """A thin line at the value of a collapsed network, where the axis has room for it."""
+    values = sorted({value for value in targets if value > 0 or not logarithmic})
     layout["shapes"] = [
         {
             "type": "line",
@@ -273,7 +274,7 @@ def _draw_targets(layout: dict[str, Any], targets: Sequence[float]) -> None:
             "xref": "paper",
             "x": 1,
             "xanchor": "right",
-            "y": rounded(value),
+            "y": rounded(math.log10(value) if logarithmic else value),
             "yanchor": "bottom",
             "showarrow": False,
             "font": {"size": 10, "color": "#888888"},

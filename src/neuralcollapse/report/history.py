@@ -110,8 +110,9 @@ class History:
             return at_collapse
         classes = self.num_classes
         frame = orthogonal_frame(classes, classes, dtype=torch.float64).vectors
-        ones = torch.ones(classes, dtype=torch.int64)
-        statistics = ClassStatistics(ones, frame, torch.zeros(classes, dtype=torch.float64))
+        counts = torch.tensor(self.final["train"].get("counts") or [1] * classes)
+        means = frame.masked_fill((counts == 0)[:, None], torch.nan)
+        statistics = ClassStatistics(counts, means, frame.new_zeros(classes))
         values, _ = evaluate(statistics, frame, known={"nc4_disagreement": 0.0})
         defined = {key: value for key, value in values.items() if math.isfinite(value)}
         # Rounding leaves 1e-17 where 0 is meant.

@@ -27,7 +27,7 @@ _TITLES = {
     "nc2w_etf_distance": "NC2: distance from simplex, classifier",
     "nc3_duality": "NC3: classifier from class means",
     "nc3_alignment": "NC3: alignment of classifier and class means",
-    "nc4_disagreement": "NC4: disagreement with the nearest class mean",
+    "nc4_disagreement": "NC4: disagreement with nearest class mean",
 }
 
 TERMS = (
@@ -78,10 +78,12 @@ def metric_row(key: str) -> Metric:
 
 
 def shown(value: float | None, digits: int = 4) -> str:
-    """A number to read; a dash for none."""
+    """A number to read; a dash for none. 1 is said of what is 1 to six digits."""
     if value is None:
         return "—"
     text = f"{value:.{digits}g}"
+    if text == "1":
+        text = f"{value:.6g}"
     if "e" in text:
         mantissa, _, exponent = text.partition("e")
         text = f"{mantissa}e{int(exponent)}"

@@ -1,5 +1,6 @@
 """The training loop: visible, on Lightning Fabric, resumable at any epoch."""
 
+import functools
 import math
 import platform
 import time
@@ -48,6 +49,22 @@ def create_run(path: str | Path, config: TrainConfig, data: Data) -> Run:
     return Run.create(path, config.to_values(), info)
 
 
+def check_trainable(config: TrainConfig, data: Data) -> None:
+    """Raise if this configuration cannot be trained on these data; a trial step is made.
+
+    Raises:
+        ValueError: if the network, the loss or the device cannot be had, or do not fit the data.
+    """
+    _fabric(config)
+    with torch.random.fork_rng(devices=[]):
+        network = make_network(config, data.num_classes, data.input_shape)
+        loss = make_loss(config, data)
+        objective = Objective(network, loss, config.feature_decay, len(data.train))
+        order = EpochOrder(len(data.train), 2, None)
+        inputs, labels = data.train[next(iter(order))]
+        objective(augment(inputs, config.augment, order, 0), labels)
+
+
 def train(run: Run, data: Data | None = None, *, progress: bool = True) -> str:
     """Train a run from its last checkpoint, or from the start, to its end.
 
@@ -70,7 +87,9 @@ def train(run: Run, data: Data | None = None, *, progress: bool = True) -> str:
         data = load_data(config)
     fabric = _fabric(config)
     try:
-        return fabric.launch(_train, run, config, data, progress)
+        # Bound beforehand: Fabric looks into arguments for tensors and stops at frozen values.
+        work = functools.partial(_train, run=run, config=config, data=data, progress=progress)
+        return fabric.launch(work)
     except KeyboardInterrupt:
         return "interrupted"
     except torch.multiprocessing.ProcessRaisedException as error:

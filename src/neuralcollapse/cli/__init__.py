@@ -1,0 +1,3 @@
+"""The command line: one file a verb."""
+
+from neuralcollapse.cli.main import main as main

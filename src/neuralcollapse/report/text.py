@@ -1,0 +1,76 @@
+"""The final numbers of runs as plain text, for a terminal of 100 columns."""
+
+from collections.abc import Sequence
+
+from neuralcollapse.record import Run
+from neuralcollapse.report.history import History, read_histories
+from neuralcollapse.report.tables import Group, Numbers, final_group, numbers, selected_group
+
+_TITLE, _COLLAPSE, _NUMBER = 42, 13, 11
+_GROUPS_ABREAST = 2
+
+
+def final_table(runs: Sequence[Run]) -> str:
+    """The last measured epoch of each run as a table of at most 100 columns.
+
+    Two runs stand side by side. A single run is shown beside the epoch of its best validation
+    accuracy.
+
+    Raises:
+        ValueError: if there are no runs, one is given twice, or one has nothing measured.
+    """
+    histories = read_histories(runs)
+    groups = [final_group(place, history) for place, history in enumerate(histories)]
+    if len(histories) == 1 and (selected := selected_group(0, histories[0])) is not None:
+        groups.append(selected)
+    starts = range(0, len(groups), _GROUPS_ABREAST)
+    blocks = [_block(histories, groups[start : start + _GROUPS_ABREAST]) for start in starts]
+    return "\n\n".join(blocks)
+
+
+def _block(histories: list[History], groups: list[Group]) -> str:
+    table = numbers(histories, groups)
+    places = dict.fromkeys(group.run for group in groups)
+    lines = [_cut(_heading(histories[place]), 100) for place in places]
+    lines += ["", *_header(table)]
+    for line in table.lines:
+        width = _NUMBER * (len(table.splits) if line.spanning else 1)
+        cells = [
+            _ascii(cell.text + (f" [{cell.note}]" if cell.note else "")).rjust(width)
+            for cell in line.cells
+        ]
+        target = line.at_collapse if len(line.at_collapse) < _COLLAPSE else "by target"
+        named = line.title.ljust(_TITLE) + _ascii(target).rjust(_COLLAPSE)
+        lines.append(named + "".join(cells))
+    lines += [_printable(f"[{place}] {note}") for place, note in enumerate(table.notes, 1)]
+    return "\n".join(lines)
+
+
+def _heading(history: History) -> str:
+    return f"{history.label}: {history.method}, on {history.data}; {history.status}"
+
+
+def _header(table: Numbers) -> list[str]:
+    width = _NUMBER * len(table.splits)
+    start = " " * (_TITLE + _COLLAPSE)
+    labels = "".join(_cut(group.label, width - 2).rjust(width) for group in table.groups)
+    captions = "".join(_cut(group.caption, width).rjust(width) for group in table.groups)
+    splits = "".join(split.rjust(_NUMBER) for _ in table.groups for split in table.splits)
+    named = " " * _TITLE + "collapse".rjust(_COLLAPSE) + splits
+    rule = "-" * len(named)
+    several = len({group.run for group in table.groups}) > 1
+    return [*([start + labels] if several else []), start + captions, named, rule]
+
+
+def _cut(text: str, width: int) -> str:
+    text = _printable(text)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _ascii(text: str) -> str:
+    return text.replace("−", "-").replace("—", "-")
+
+
+def _printable(text: str) -> str:
+    """Names come from folders and files: nothing in them may steer the terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -1,0 +1,35 @@
+"""Checks of plain arguments, in the style of `checks`; for callers that do without torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_integer(name: str, value: Any, minimum: int, remedy: str = "") -> int:
+    """Return `value` as an int that is at least `minimum`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    value = value.__index__()
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}{f'; {remedy}' if remedy else ''}")
+    return value
+
+
+def check_number(
+    name: str, value: Any, *, minimum: float = -float("inf"), exclusive: bool = False
+) -> float:
+    """Return `value` as a finite float that is at least (or, if `exclusive`, above) `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    bound = f"above {minimum:g}" if exclusive else f"at least {minimum:g}"
+    too_low = value <= minimum if exclusive else value < minimum
+    if value != value or abs(value) == float("inf") or too_low:
+        rule = "finite" if minimum == -float("inf") else f"finite and {bound}"
+        raise ValueError(f"{name} must be {rule}, got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value

@@ -1,0 +1,136 @@
+"""Run folders for tests: features that collapse over the epochs, with everything a run records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralcollapse import measure_features, orthogonal_frame, simplex_etf
+from neuralcollapse.record import Run
+
+FRAMES = {"simplex": simplex_etf, "orthogonal": orthogonal_frame}
+
+
+def write_record(
+    path: Path,
+    *,
+    num_classes: int = 4,
+    dim: int = 6,
+    epochs: Sequence[int] = (0, 1, 2, 4),
+    counts: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    target: str = "simplex",
+    validation: bool = True,
+    test: bool = True,
+    status: str | None = "finished",
+    config: Mapping[str, Any] | None = None,
+    info: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Run:
+    """A run whose features collapse from noise to the frame it aims at.
+
+    Args:
+        path: of the new folder.
+        num_classes: K.
+        dim: d.
+        epochs: the epochs that are measured.
+        counts: training samples per class; 12 each by default. A class with 0 is absent.
+        classes: their names; numbers by default.
+        target: "simplex" or "orthogonal".
+        validation: whether validation samples were kept.
+        test: whether test samples were measured.
+        status: "finished", "interrupted", or None for a run that has not ended.
+        config: options beside the usual ones.
+        info: what else is known at the start.
+        seed: of all randomness.
+    """
+    counts = list(counts or [12] * num_classes)
+    names = list(classes or map(str, range(num_classes)))
+    run = Run.create(
+        path,
+        {"data": "digits", "lr": 0.05, "epochs": max(epochs), "seed": seed, **(config or {})},
+        {
+            "classes": names,
+            "counts": {"train": counts, "validation": [3] * num_classes, "test": [5] * num_classes},
+            "target": target,
+            "method": "cross entropy, linear head",
+            "data": "digits",
+            "versions": {"neuralcollapse": "0.1.0", "torch": torch.__version__},
+            "device": "cpu",
+            **(info or {}),
+        },
+    )
+    world = _World(num_classes, dim, counts, target, seed)
+    for epoch in epochs:
+        world.measure(run, epoch, epoch / max(1, max(epochs)), validation=validation, test=test)
+    if status is not None:
+        best = run.rows()[-2 if len(epochs) > 1 else -1]
+        run.write_summary(
+            {
+                "status": status,
+                "epochs": max(epochs),
+                "best_epoch": best["epoch"] if validation else None,
+                "best_validation_accuracy": best["validation"]["accuracy"] if validation else None,
+                "test_accuracy_at_best": best["test"]["accuracy"] if test and validation else None,
+                "seconds": 12.5,
+            }
+        )
+    return run
+
+
+class _World:
+    """Samples around class means that move from random places to a frame."""
+
+    def __init__(self, num_classes: int, dim: int, counts: list[int], target: str, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.frame = FRAMES[target](num_classes, dim).vectors
+        self.start_means = self.normal(num_classes, dim) / dim**0.5
+        self.start_weight = self.normal(num_classes, dim) / dim**0.5
+        self.labels = torch.repeat_interleave(torch.arange(num_classes), torch.tensor(counts))
+        self.noise = self.normal(len(self.labels), dim) / dim**0.5
+        self.test_labels = torch.arange(num_classes).repeat_interleave(5)
+        self.test_noise = self.normal(len(self.test_labels), dim) / dim**0.5
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    def measure(self, run: Run, epoch: int, done: float, *, validation: bool, test: bool) -> None:
+        """Append a row and write a snapshot for the time `done` in [0, 1] of the run."""
+        settled = 1 - (1 - done) ** 3
+        means = 4 * (0.3 * (1 - settled) * self.start_means + settled * self.frame)
+        weight = (1 - settled) * self.start_weight + settled * self.frame
+        spread = 2.0 * 0.01**done
+        bias = -3 * weight.sum(1)  # takes the offset of the features out of the scores
+        features = 3 + means[self.labels] + spread * self.noise
+        measured = measure_features(features, self.labels, weight, bias, split="train")
+        test_features = 3 + means[self.test_labels] + (spread + 0.3) * self.test_noise
+        tested = measure_features(test_features, self.test_labels, weight, bias, split="test")
+        loss = 2.3 * 0.001**done
+        row = {
+            "epoch": epoch,
+            "seconds": 0.4 * epoch,
+            "lr": 0.05 * (1 - done),
+            "loss": loss if epoch else None,
+            "terms": {"cross_entropy": loss} if epoch else {},
+            "train_accuracy_running": measured.accuracy if epoch else None,
+            "train": measured.to_dict(),
+            "validation": {"accuracy": min(0.97, 0.1 + 2 * done), "loss": loss + 0.1},
+            "test": tested.to_dict() if test else None,
+        }
+        run.append(row if validation else row | {"validation": None})
+        statistics = measured.statistics
+        assert statistics is not None
+        run.write_snapshot(
+            epoch,
+            {
+                "means": statistics.means,
+                "weight": weight,
+                "bias": bias,
+                "features": features,
+                "labels": self.labels,
+            },
+        )
