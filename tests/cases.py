@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import reference.losses
 import torch
 from torch import Tensor
 
+import reference.losses
 from neuralcollapse import ClassStatistics
 from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf
 from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead

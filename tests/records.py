@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def write_record(
     config: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
     seed: int = 0,
+    noise: float = 2.0,
 ) -> Run:
     """A run whose features collapse from noise to the frame it aims at.
 
@@ -47,6 +48,7 @@ def write_record(
         config: options beside the usual ones.
         info: what else is known at the start.
         seed: of all randomness.
+        noise: how far features lie from their class mean at the start.
     """
     counts = list(counts or [12] * num_classes)
     names = list(classes or map(str, range(num_classes)))
@@ -64,7 +66,7 @@ def write_record(
             **(info or {}),
         },
     )
-    world = _World(num_classes, dim, counts, target, seed)
+    world = _World(num_classes, dim, counts, target, seed, noise)
     for epoch in epochs:
         world.measure(run, epoch, epoch / max(1, max(epochs)), validation=validation, test=test)
     if status is not None:
@@ -82,10 +84,28 @@ def write_record(
     return run
 
 
+def change_rows(run: Run, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Rewrite the measured epochs of a run."""
+    rows = run.rows()
+    (run.path / "measurements.jsonl").unlink()
+    for row in rows:
+        change(row)
+        run.append(row)
+
+
+def undefine(row: dict[str, Any], key: str, reason: str, split: str = "train") -> None:
+    """Take a metric out of a measured epoch."""
+    row[split]["metrics"][key] = None
+    row[split]["undefined"][key] = reason
+
+
 class _World:
     """Samples around class means that move from random places to a frame."""
 
-    def __init__(self, num_classes: int, dim: int, counts: list[int], target: str, seed: int):
+    def __init__(
+        self, num_classes: int, dim: int, counts: list[int], target: str, seed: int, spread: float
+    ):
+        self.spread = spread
         self.generator = torch.Generator().manual_seed(seed)
         self.frame = FRAMES[target](num_classes, dim).vectors
         self.start_means = self.normal(num_classes, dim) / dim**0.5
@@ -103,7 +123,7 @@ class _World:
         settled = 1 - (1 - done) ** 3
         means = 4 * (0.3 * (1 - settled) * self.start_means + settled * self.frame)
         weight = (1 - settled) * self.start_weight + settled * self.frame
-        spread = 2.0 * 0.01**done
+        spread = self.spread * 0.01**done
         bias = -3 * weight.sum(1)  # takes the offset of the features out of the scores
         features = 3 + means[self.labels] + spread * self.noise
         measured = measure_features(features, self.labels, weight, bias, split="train")

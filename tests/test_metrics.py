@@ -7,8 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import reference.metrics
 import torch
+from torch import Tensor
+
+import neuralcollapse as nc
+import neuralcollapse.metrics.decision
+import neuralcollapse.metrics.pairs
+import reference.metrics
 from cases import (
     BREAKS,
     HARMLESS,
@@ -23,11 +28,6 @@ from cases import (
     world,
     world_cases,
 )
-from torch import Tensor
-
-import neuralcollapse as nc
-import neuralcollapse.metrics.decision
-import neuralcollapse.metrics.pairs
 from neuralcollapse import METRICS, ClassStatistics
 from neuralcollapse.metrics import (
     NearestMean,

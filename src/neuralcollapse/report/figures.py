@@ -106,7 +106,19 @@ def loss_panel(histories: Sequence[History]) -> Panel:
         for run, history in enumerate(histories)
         for split in ("train", "validation")
     ]
-    return _panel("loss", "Loss", "mean over the epoch (train), at its end (validation)", curves, histories)
+    return _panel(
+        "loss", "Loss", "mean over the epoch (train), at its end (validation)", curves, histories
+    )
+
+
+def learning_rate_panel(histories: Sequence[History]) -> Panel:
+    """The learning rate."""
+    curves = [
+        Curve(run, "train", history.epochs, [number(row.get("lr")) for row in history.rows])
+        for run, history in enumerate(histories)
+    ]
+    figure = _curves_figure(histories, curves, logarithmic=False, texts=shown)
+    return Panel("lr", "Learning rate", "of the epoch", figure)
 
 
 def terms_panel(histories: Sequence[History]) -> Panel | None:
@@ -122,7 +134,13 @@ def terms_panel(histories: Sequence[History]) -> Panel | None:
             ]
     if not curves:
         return None
-    return _panel("terms", "Terms of the loss", "mean over the epoch; hover for their names", curves, histories)
+    return _panel(
+        "terms",
+        "Terms of the loss",
+        "mean over the epoch; hover for their names",
+        curves,
+        histories,
+    )
 
 
 def counts_panel(name: str, classes: list[str], counts: dict[str, list[int]]) -> Panel:
@@ -183,14 +201,20 @@ def _metric_panel(histories: Sequence[History], key: str) -> Panel:
     return Panel(key, title(key), subtitle, figure, tuple(notes), key)
 
 
-def _panel(name: str, heading: str, subtitle: str, curves: list[Curve], histories: Sequence[History]) -> Panel:
+def _panel(
+    name: str, heading: str, subtitle: str, curves: list[Curve], histories: Sequence[History]
+) -> Panel:
     logarithmic = _log_helps(curves)
     figure = _curves_figure(histories, curves, logarithmic=logarithmic, texts=shown)
     notes = _zero_note(curves) if logarithmic else []
-    return Panel(name, heading, subtitle + (", log scale" if logarithmic else ""), figure, tuple(notes))
+    return Panel(
+        name, heading, subtitle + (", log scale" if logarithmic else ""), figure, tuple(notes)
+    )
 
 
-def _curves_figure(histories: Sequence[History], curves: Sequence[Curve], *, logarithmic: bool, texts: Any) -> dict[str, Any] | None:
+def _curves_figure(
+    histories: Sequence[History], curves: Sequence[Curve], *, logarithmic: bool, texts: Any
+) -> dict[str, Any] | None:
     drawn = [curve for curve in curves if any(value is not None for value in curve.values)]
     if not drawn:
         return None
@@ -199,12 +223,21 @@ def _curves_figure(histories: Sequence[History], curves: Sequence[Curve], *, log
     layout: dict[str, Any] = {
         "showlegend": False,
         "hovermode": "closest",
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
-        "yaxis": {"type": "log", "exponentformat": "power"} if logarithmic else {},
+        "xaxis": {
+            "title": {"text": "epoch", "standoff": 4, "font": {"size": 11}},
+            "rangemode": "tozero",
+        },
+        "yaxis": _log_axis(drawn) if logarithmic else {"rangemode": "tozero"},
     }
-    if not logarithmic:
-        layout["yaxis"]["rangemode"] = "tozero"
     return {"data": data, "layout": layout}
+
+
+def _log_axis(curves: Sequence[Curve]) -> dict[str, Any]:
+    positive = _positive(curves)
+    decades = math.log10(max(positive) / min(positive))
+    # Left alone, plotly crowds a few decades with 2 and 5.
+    ticks = {"dtick": 1} if 1.5 < decades < 5 else {}
+    return {"type": "log", "exponentformat": "power", **ticks}
 
 
 def _trace(history: History, curve: Curve, floor: float | None, texts: Any) -> dict[str, Any]:

@@ -102,14 +102,20 @@ def _source(name: str) -> str:
 
 def _content(histories: list[History]) -> dict[str, Any]:
     """Everything that the template shows."""
-    performance = [figures.accuracy_panel(histories), figures.loss_panel(histories)]
+    performance = [
+        figures.accuracy_panel(histories),
+        figures.loss_panel(histories),
+        figures.learning_rate_panel(histories),
+    ]
     performance += [panel for panel in [figures.terms_panel(histories)] if panel is not None]
     metrics = figures.metric_panels(histories)
     counts = _counts(histories)
     players = _players(histories)
+    options = tables.options(histories)
     drawn = [*performance, *metrics, *(row["panel"] for row in counts if row["panel"])]
     return {
         "title": _title(histories),
+        "lead": wording.comparison(histories, [row.name for row in options if row.differs]),
         "runs": [_card(place, history) for place, history in enumerate(histories)],
         "performance": performance,
         "metrics": metrics,
@@ -119,7 +125,7 @@ def _content(histories: list[History]) -> dict[str, Any]:
         "numbers": _numbers(histories),
         "conventions": wording.same_conventions(histories),
         "counts": counts,
-        "options": tables.options(histories),
+        "options": options,
         "settings": tables.settings(histories),
         "glossary": METRICS,
         "terms": wording.TERMS,

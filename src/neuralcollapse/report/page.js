@@ -20,14 +20,16 @@
   const SCALE = [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1, "#b2182b"]];
   // Petroff (2021), ten colours that colour-blind eyes can tell apart; then other symbols.
   const COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
-  const SYMBOLS = [["circle", "●"], ["square", "■"], ["diamond", "◆"], ["cross", "✚"], ["x", "✖"]];
+  const SYMBOLS = [["circle", "●"], ["square", "■"], ["diamond", "◆"], ["cross", "✚"], ["circle-open", "○"]];
   const colourOf = (number) => COLOURS[number % COLOURS.length];
   const symbolOf = (number) => SYMBOLS[Math.floor(number / COLOURS.length) % SYMBOLS.length];
 
-  const coarse = matchMedia("(pointer: coarse)").matches;
+  // Touch: dragging must scroll the page, and no bar of buttons hides the figures.
+  const coarse = !matchMedia("(hover: hover)").matches;
   const config = {
     responsive: true,
     displaylogo: false,
+    displayModeBar: coarse ? false : "hover",
     modeBarButtonsToRemove: ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d", "autoScale2d"],
   };
 
@@ -43,6 +45,7 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style("--font"), size: 12, color: text },
       margin: { l: 48, r: 10, t: 8, b: 40 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--muted"), activecolor: text },
       hoverlabel: { align: "left", namelength: -1 },
       dragmode: coarse ? false : "zoom",
     };
@@ -174,16 +177,15 @@
     return 1.05 * Math.max(1e-12, ...lengths);
   }
 
-  function points(run, [x, y, z], classes, what, size, opacity) {
+  function points(run, [x, y, z], classes, what, marker, opacity) {
     return {
       type: "scatter3d", mode: "markers", x, y, z, opacity,
       text: classes.map((own) => `${run.names[own]}, ${what}`),
       hovertemplate: "%{text}<extra></extra>",
       marker: {
-        size,
         color: classes.map((own) => colourOf(run.numbers[own])),
-        symbol: classes.map((own) => symbolOf(run.numbers[own])[0]),
         line: { width: 0 },
+        ...marker,
       },
     };
   }
@@ -203,9 +205,10 @@
     const run = runs[place.dataset.run], frame = run.at[stop];
     const classes = run.names.map((_, own) => own);
     const labels = unpacked(run.scene.labels[frame], 32767).map(Math.round);
+    const symbols = run.numbers.map((number) => symbolOf(number)[0]);
     const data = [
-      points(run, coordinates(run, "features", frame), labels, "feature", 2.5, 0.55),
-      points(run, coordinates(run, "means", frame), classes, "class mean", 8, 1),
+      points(run, coordinates(run, "features", frame), labels, "feature", { size: 3 }, 0.6),
+      points(run, coordinates(run, "means", frame), classes, "class mean", { size: 8, symbol: symbols }, 1),
       rays(run, coordinates(run, "weight", frame), classes),
     ];
     const most = reach(run), grid = style("--grid");
@@ -218,8 +221,8 @@
       uirevision: "the view is the reader's",
       margin: { l: 0, r: 0, t: 0, b: 0 },
       scene: {
-        xaxis: axis("1"), yaxis: axis("2"), zaxis: axis("3"), aspectmode: "cube",
-        camera: { eye: { x: 1.15, y: 1.15, z: 0.75 } }, uirevision: "the view is the reader's",
+        xaxis: axis("direction 1"), yaxis: axis("direction 2"), zaxis: axis("direction 3"), aspectmode: "cube",
+        camera: { eye: { x: 1.2, y: 1.2, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } }, uirevision: "the view is the reader's",
         dragmode: "turntable",
       },
     });

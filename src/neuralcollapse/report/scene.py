@@ -15,7 +15,7 @@ from neuralcollapse.report.snapshots import Snapshot, packed
 
 MAX_POINTS = 400
 
-# Directions that hold less than this share of the largest one are rounding.
+# Directions along which vectors extend less than this share of the whole are rounding.
 _NOISE = 1e-6
 
 
@@ -60,11 +60,12 @@ def projection(snapshot: Snapshot, classes: list[int]) -> Tensor:
     most besides follow, then zeros.
     """
     means = centred_means(snapshot)[classes]
-    found = _principal_directions(means)
+    found = _principal_directions(means, float(means.norm()))
     if found.shape[1] < 3 and len(snapshot.features):
-        rest = snapshot.features - snapshot.features.mean(0)
-        rest = rest - rest @ found @ found.T
-        found = torch.cat([found, _principal_directions(rest)[:, : 3 - found.shape[1]]], 1)
+        features = snapshot.features - snapshot.features.mean(0)
+        rest = features - features @ found @ found.T
+        more = _principal_directions(rest, float(features.norm()))
+        found = torch.cat([found, more[:, : 3 - found.shape[1]]], 1)
     return torch.nn.functional.pad(found, (0, 3 - found.shape[1]))
 
 
@@ -97,10 +98,13 @@ def _frame(snapshot: Snapshot, classes: list[int], directions: Tensor) -> _Frame
     )
 
 
-def _principal_directions(vectors: Tensor) -> Tensor:
-    """(d, at most 3), by falling variance; the largest entry of each is positive."""
+def _principal_directions(vectors: Tensor, whole: float) -> Tensor:
+    """(d, at most 3), by falling variance; the largest entry of each is positive.
+
+    Those along which the vectors do not extend, compared with the size of the whole, are left out.
+    """
     _, sizes, directions = torch.linalg.svd(vectors, full_matrices=False)
-    kept = directions[:3][sizes[:3] > _NOISE * sizes[:1].clamp(min=1e-300)]
+    kept = directions[:3][sizes[:3] > _NOISE * whole]
     largest = kept.gather(1, kept.abs().argmax(1, keepdim=True)) if len(kept) else kept[:, :1]
     return (kept * largest.sign()).T
 

@@ -60,7 +60,7 @@ def read_snapshot(history: History, epoch: int) -> Snapshot:
     fits = matrices and means.shape == weight.shape and features.shape[1] == means.shape[1]
     if not fits or labels.shape != (len(features),) or len(means) != history.num_classes:
         raise ValueError(f"{where} holds arrays whose shapes do not fit together")
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < len(means)):
+    if len(labels) and (labels.min() < 0 or labels.max() >= len(means)):
         raise ValueError(f"{where} holds labels outside [0, {len(means)})")
     usable = features.isfinite().all(1)
     return Snapshot(means, weight, features[usable], labels[usable])

@@ -94,7 +94,7 @@ def selected_group(place: int, history: History) -> Group | None:
 
 def numbers(histories: Sequence[History], groups: list[Group]) -> Numbers:
     """Accuracies, losses and all metrics of some epochs of some runs."""
-    splits = [split for split in SPLITS if any(group.row.get(split) for group in groups)]
+    splits: list[Split] = [s for s in SPLITS if any(group.row.get(s) for group in groups)]
     table = Numbers(groups, splits, [])
     table.lines.append(
         Line(

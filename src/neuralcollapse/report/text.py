@@ -6,7 +6,7 @@ from neuralcollapse.record import Run
 from neuralcollapse.report.history import History, read_histories
 from neuralcollapse.report.tables import Group, Numbers, final_group, numbers, selected_group
 
-_TITLE, _COLLAPSE, _NUMBER = 42, 13, 11
+_TITLE, _COLLAPSE, _GROUP = 42, 13, 22
 _GROUPS_ABREAST = 2
 
 
@@ -34,7 +34,7 @@ def _block(histories: list[History], groups: list[Group]) -> str:
     lines = [_cut(_heading(histories[place]), 100) for place in places]
     lines += ["", *_header(table)]
     for line in table.lines:
-        width = _NUMBER * (len(table.splits) if line.spanning else 1)
+        width = _GROUP if line.spanning else _GROUP // len(table.splits)
         cells = [
             _ascii(cell.text + (f" [{cell.note}]" if cell.note else "")).rjust(width)
             for cell in line.cells
@@ -51,11 +51,11 @@ def _heading(history: History) -> str:
 
 
 def _header(table: Numbers) -> list[str]:
-    width = _NUMBER * len(table.splits)
     start = " " * (_TITLE + _COLLAPSE)
-    labels = "".join(_cut(group.label, width - 2).rjust(width) for group in table.groups)
-    captions = "".join(_cut(group.caption, width).rjust(width) for group in table.groups)
-    splits = "".join(split.rjust(_NUMBER) for _ in table.groups for split in table.splits)
+    labels = "".join(_cut(group.label, _GROUP - 2).rjust(_GROUP) for group in table.groups)
+    captions = "".join(_cut(group.caption, _GROUP).rjust(_GROUP) for group in table.groups)
+    width = _GROUP // len(table.splits)
+    splits = "".join(split.rjust(width) for _ in table.groups for split in table.splits)
     named = " " * _TITLE + "collapse".rjust(_COLLAPSE) + splits
     rule = "-" * len(named)
     several = len({group.run for group in table.groups}) > 1
@@ -68,7 +68,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def _ascii(text: str) -> str:
-    return text.replace("−", "-").replace("—", "-")
+    return text.replace("—", "-").replace("\u00a0", " ")
 
 
 def _printable(text: str) -> str:

@@ -12,22 +12,23 @@ from neuralcollapse.report.history import (
     metric,
     why_undefined,
 )
+from neuralcollapse.report.snapshots import read_snapshot
 
 _TITLES = {
     "nc1": "NC1: within-class variability",
     "nc1_trace_ratio": "NC1: ratio of variances",
-    "cdnv": "NC1: class-distance normalized variance",
+    "cdnv": "NC1: class-distance variance",
     "nc2_equinorm": "NC2: unequal norms, class means",
     "nc2_equiangle": "NC2: unequal angles, class means",
-    "nc2_max_angle": "NC2: angles from the widest, class means",
-    "nc2_etf_distance": "NC2: distance from simplex, class means",
+    "nc2_max_angle": "NC2: off the widest angle, class means",
+    "nc2_etf_distance": "NC2: off the simplex, class means",
     "nc2w_equinorm": "NC2: unequal norms, classifier",
     "nc2w_equiangle": "NC2: unequal angles, classifier",
-    "nc2w_max_angle": "NC2: angles from the widest, classifier",
-    "nc2w_etf_distance": "NC2: distance from simplex, classifier",
-    "nc3_duality": "NC3: classifier from class means",
-    "nc3_alignment": "NC3: alignment of classifier and class means",
-    "nc4_disagreement": "NC4: disagreement with nearest class mean",
+    "nc2w_max_angle": "NC2: off the widest angle, classifier",
+    "nc2w_etf_distance": "NC2: off the simplex, classifier",
+    "nc3_duality": "NC3: classifier off the class means",
+    "nc3_alignment": "NC3: alignment with the class means",
+    "nc4_disagreement": "NC4: disagreement with nearest mean",
 }
 
 TERMS = (
@@ -87,7 +88,7 @@ def shown(value: float | None, digits: int = 4) -> str:
     if "e" in text:
         mantissa, _, exponent = text.partition("e")
         text = f"{mantissa}e{int(exponent)}"
-    return text.replace("-", "−")
+    return text
 
 
 def share(value: float | None) -> str:
@@ -98,7 +99,7 @@ def share(value: float | None) -> str:
         text = f"{100 * value:.{digits}f}"
         if (float(text) not in (0, 100)) or value in (0, 1):
             break
-    return f"{float(text):g} %"
+    return f"{float(text):g}\u00a0%"
 
 
 def metric_value(key: str, value: float | None) -> str:
@@ -130,6 +131,15 @@ def verdict(history: History) -> list[Sentence]:
     return [sentence for sentence in sentences if sentence is not None]
 
 
+def comparison(histories: list[History], differing: list[str]) -> str:
+    """What a report compares, in a sentence or two; `differing` are names of options."""
+    if len(histories) == 1:
+        return f"{_sentence_start(histories[0].method)}."
+    methods = [f"{history.label} ({history.method})" for history in histories]
+    text = f"Compares {', '.join(methods[:-1])} and {methods[-1]}."
+    return text + (f" Options that differ: {', '.join(differing)}." if differing else "")
+
+
 def same_conventions(histories: list[History]) -> list[tuple[str, dict[str, str]]]:
     """(which measurements, their conventions in words); one entry where all agree."""
     groups: list[tuple[dict[str, str], list[str]]] = []
@@ -153,6 +163,10 @@ def same_conventions(histories: list[History]) -> list[tuple[str, dict[str, str]
     if len(groups) == 1:
         return [("every measurement", groups[0][0])]
     return [("; ".join(places), words) for words, places in groups]
+
+
+def _sentence_start(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _value(history: History, key: str, split: Split = "train") -> float | None:
@@ -258,7 +272,7 @@ def _room(history: History) -> Sentence | None:
     epochs = history.run.snapshot_epochs()
     if not epochs:
         return None
-    classes, dim = history.run.snapshot(epochs[-1])["means"].shape
+    classes, dim = read_snapshot(history, epochs[-1]).means.shape
     if classes <= dim + 1:
         return None
     floor = math.sqrt(2 - 2 * math.sqrt(dim / (classes - 1)))

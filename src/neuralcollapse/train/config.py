@@ -61,6 +61,9 @@ class TrainConfig:
     devices: int = _option("Optimisation", 1, "How many devices to train on.")
     precision: str = _option("Optimisation", "32", f"One of {', '.join(PRECISIONS)}; measured in 32 or 64 always.")
     measure_every: int = _option("Record", 0, "Measure every so many epochs; 0: denser at the start.")
+    measure_samples: int | None = _option(
+        "Record", None, "Measure at most this many training and test samples, evenly by class."
+    )
     measure: bool = _option("Record", True, "Measure during training; off: only after the last epoch.")
     checkpoint_seconds: float = _option("Record", 10.0, "Save at epoch ends this many seconds apart.")
 
@@ -79,7 +82,7 @@ class TrainConfig:
             check_integer(name, getattr(self, name), 1)
         for name in ("workers", "measure_every", "seed", "split_seed"):
             check_integer(name, getattr(self, name), 0)
-        for name in ("limit", "width", "dim"):
+        for name in ("limit", "width", "dim", "measure_samples"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
         for name in ("momentum", "weight_decay", "feature_decay", "checkpoint_seconds"):

@@ -111,10 +111,9 @@ def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: boo
         objective = Objective(network, loss, config.feature_decay, len(data.train))
         if fabric.world_size > 1:
             synchronise_batch_norm(objective)
-        if _pictures_in_bf16(config, data):
-            for parameter in objective.parameters():
-                if parameter.dim() == 4:
-                    parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        # Up to three times faster on the CPU; on a GPU it pays in half precision.
+        if fabric.device.type == "cpu" or config.precision == "bf16":
+            network.lay_channels_last()
         optimizer = torch.optim.SGD(
             objective.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
         )
@@ -158,7 +157,6 @@ def _run_epochs(
     batches = fabric.setup_dataloaders(
         loader(data.train, order, config.workers), use_distributed_sampler=False
     )
-    channels_last = _pictures_in_bf16(config, data)
     to_measure = measured_epochs(config)
     if state.epoch == 0:
         if 0 in to_measure:
@@ -168,7 +166,7 @@ def _run_epochs(
     while state.epoch < config.epochs:
         began = time.monotonic()
         order.epoch = state.epoch
-        lr = _run_epoch(fabric, model, optimizer, batches, order, config, state, channels_last)
+        lr = _run_epoch(fabric, model, optimizer, batches, order, config, state)
         state.epoch += 1
         state.seconds += time.monotonic() - began
         bar.epoch(state)
@@ -187,7 +185,6 @@ def _run_epoch(
     order: EpochOrder,
     config: TrainConfig,
     state: State,
-    channels_last: bool,
 ) -> float:
     """One pass over the training set; returns the learning rate of its last step."""
     steps = len(order)
@@ -200,8 +197,6 @@ def _run_epoch(
         for group in optimizer.param_groups:
             group["lr"] = lr
         inputs = augment(inputs, config.augment, order, step)
-        if channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         loss, terms, right = model(inputs, labels)
         fabric.backward(loss)
         optimizer.step()
@@ -253,8 +248,3 @@ def _fabric(config: TrainConfig) -> Any:
 def _cosine(start: float, done: float) -> float:
     """From `start` to zero along half a cosine, as `done` goes from 0 to 1."""
     return start * (1 + math.cos(math.pi * done)) / 2
-
-
-def _pictures_in_bf16(config: TrainConfig, data: Data) -> bool:
-    """Where the channels-last layout pays."""
-    return config.precision == "bf16" and len(data.input_shape) == 3

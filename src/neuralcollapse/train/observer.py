@@ -14,7 +14,8 @@ from neuralcollapse.train.progress import TrainingProgress
 from neuralcollapse.train.samples import AbstractSamples, EpochOrder, loader
 from neuralcollapse.train.state import State
 
-_BATCH = 1024
+# Larger batches do not fit into the processor's cache and are slower.
+_BATCH = 256
 _SNAPSHOT_FEATURES = 400
 
 
@@ -28,15 +29,17 @@ class Observer:
     def __init__(self, fabric: Any, run: Run, config: TrainConfig, data: Data, network: Network):
         self._fabric, self._run, self._workers = fabric, run, config.workers
         self._data, self._network = data, network
+        self._train, self._train_name = _at_most(data.train, "train", config, data)
+        self._test, self._test_name = _at_most(data.test, "test", config, data)
         self._positions = spread_over_classes(
             data.train.labels, data.num_classes, _SNAPSHOT_FEATURES
         )
 
     def __call__(self, state: State, bar: TrainingProgress, lr: float) -> bool:
         """Measure and record; returns whether validation is better than ever."""
-        train = self._measure(self._data.train, "train")
+        train = self._measure(self._train, self._train_name)
         validation = self._measure(self._data.validation, "validation")
-        test = self._measure(self._data.test, "test")
+        test = self._measure(self._test, self._test_name)
         accuracy = validation.accuracy or 0.0
         improved = not state.best or accuracy > state.best["validation_accuracy"]
         if improved:
@@ -90,6 +93,17 @@ class Observer:
             "features": features.float(),
             "labels": labels,
         }
+
+
+def _at_most(
+    samples: AbstractSamples, split: str, config: TrainConfig, data: Data
+) -> tuple[AbstractSamples, str]:
+    """What is measured of a part of the data, and what it is called."""
+    limit = config.measure_samples
+    if limit is None or limit >= len(samples):
+        return samples, split
+    chosen = spread_over_classes(samples.labels, data.num_classes, limit)
+    return samples.subset(chosen), f"{split}, {len(chosen)} of {len(samples)} samples"
 
 
 def spread_over_classes(labels: Tensor, num_classes: int, number: int) -> Tensor:
