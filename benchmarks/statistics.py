@@ -61,9 +61,7 @@ def peer(batches: Batches, num_classes: int) -> Any:
     return variances.compute(), covariance.compute()
 
 
-def best_seconds(
-    tasks: dict[str, Callable[[], Any]], repetitions: int
-) -> dict[str, float]:
+def best_seconds(tasks: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
     """The least processor time of each task; they take turns, so that all see the same machine."""
     seconds = dict.fromkeys(tasks, float("inf"))
     for _ in range(repetitions):
@@ -80,7 +78,8 @@ def peak_bytes(task: Callable[[], Any]) -> int:
         held = task()
     del held
     events = profiled.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    memory: list[Any] = [event for event in events if event.name() == "[memory]"]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in memory)
     now = peak = 0
     for _, change in changes:
         now += change
@@ -90,7 +89,7 @@ def peak_bytes(task: Callable[[], Any]) -> int:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Class statistics beside peers.")
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--batch", type=int, default=1024)
@@ -105,9 +104,7 @@ def main() -> None:
     print("     K   product      ours  ratio      peer  peer/ours   peak / (Kd + d^2) numbers")
     for num_classes in options.classes:
         labels = torch.randint(num_classes, (options.samples,), generator=generator)
-        batches = list(
-            zip(features.split(options.batch), labels.split(options.batch), strict=True)
-        )
+        batches = list(zip(features.split(options.batch), labels.split(options.batch), strict=True))
         tasks: dict[str, Callable[[], Any]] = {
             "product": lambda b=batches, k=num_classes: bare_product(b, k),
             "ours": lambda b=batches, k=num_classes: ours(b, k),
@@ -123,7 +120,11 @@ def main() -> None:
         double = peak_bytes(lambda b=batches, k=num_classes: ours(b, k)) / 8 / unit
         single = peak_bytes(lambda b=batches, k=num_classes: ours(b, k, torch.float32)) / 4 / unit
         theirs = seconds.get("peer")
-        shown = "     -          -" if theirs is None else f"{theirs:6.3f} {theirs / seconds['ours']:10.2f}"
+        shown = (
+            "     -          -"
+            if theirs is None
+            else f"{theirs:6.3f} {theirs / seconds['ours']:10.2f}"
+        )
         print(
             f"{num_classes:6d} {seconds['product']:9.3f} {seconds['ours']:9.3f} "
             f"{seconds['ours'] / seconds['product']:6.2f}    {shown}   "

@@ -105,4 +105,3 @@ def check_finite(name: str, value: Tensor) -> None:
 
 def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
-

@@ -45,7 +45,7 @@ class Geometry:
 def gram_distance(first: Tensor, second: Tensor) -> Tensor:
     """Distance between the shapes of two Gram matrices; 0 if equal up to scale, at most 2.
 
-    norm(first / norm(first) - second / norm(second)), Frobenius norms.
+        norm(first / norm(first) - second / norm(second)), Frobenius norms
 
     Args:
         first: (K, K), a Gram matrix.

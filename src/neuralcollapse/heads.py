@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from neuralcollapse.scalars import check_integer, check_number
 from neuralcollapse.frames.frame import Frame
+from neuralcollapse.scalars import check_integer, check_number
 from neuralcollapse.sphere import directions
 
 

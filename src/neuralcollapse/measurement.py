@@ -14,12 +14,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
-from neuralcollapse.scalars import check_integer
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.heads import AbstractHead
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.scalars import check_integer
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
@@ -245,7 +245,7 @@ def measure(
         >>> measurement["nc1"] > 0
         True
     """
-    with FeatureTap(model, layer, num_classes) as tap, _evaluating(model, device) as device:
+    with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
 
         def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in _with_progress(loader, task, progress):
@@ -456,7 +456,9 @@ def _find_head(
     candidates = f"its linear layers are {listed}" if heads else "it has none at all"
     if layer is not None:
         if layer not in heads:
-            raise ValueError(f"layer must name a linear layer of the model, got {layer!r}; {candidates}")
+            raise ValueError(
+                f"layer must name a linear layer of the model, got {layer!r}; {candidates}"
+            )
         wide = {layer: heads[layer]}
     else:
         wide = heads
@@ -466,16 +468,21 @@ def _find_head(
         what = f"with {num_classes} outputs" if num_classes is not None else ""
         named = f" named {layer!r}" if layer is not None else ""
         remedy = "; name one with layer=..., or correct num_classes" if heads else ""
-        raise ValueError(f"model has no linear layer{named} {what}".rstrip() + f": {candidates}{remedy}")
+        raise ValueError(
+            f"model has no linear layer{named} {what}".rstrip() + f": {candidates}{remedy}"
+        )
     name = list(wide)[-1]
     return name, wide[name]
 
 
 @contextmanager
-def _evaluating(
-    model: nn.Module, device: torch.device | str | None
+def evaluating(
+    model: nn.Module, device: torch.device | str | None = None
 ) -> Iterator[torch.device]:
-    """Evaluation mode without gradients on a device; everything as it was afterwards."""
+    """Evaluation mode without gradients; gives the device, by default where the model is.
+
+    Modes, of every submodule, and device are afterwards as they were.
+    """
     modes = {module: module.training for module in model.modules()}
     placed = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0)).device
     device = placed if device is None else torch.device(device)

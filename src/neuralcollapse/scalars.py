@@ -10,7 +10,9 @@ def check_integer(name: str, value: Any, minimum: int, remedy: str = "") -> int:
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
     value = value.__index__()
     if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}{f'; {remedy}' if remedy else ''}")
+        raise ValueError(
+            f"{name} must be at least {minimum}, got {value}{f'; {remedy}' if remedy else ''}"
+        )
     return value
 
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
-from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.files import read_tensors, write_tensors
+from neuralcollapse.scalars import check_choice, check_integer
 
 GlobalMean = Literal["class", "sample"]
 
@@ -300,7 +300,7 @@ class StatisticsAccumulator:
         else:
             features, labels = self._defer_checks(features, labels)
         anchors = self._choose_precision(features.dtype)
-        with _full_precision(self.device.type):
+        with _FullPrecision(self.device.type):
             for start in range(0, len(features), _BLOCK_ROWS):
                 stop = start + _BLOCK_ROWS
                 self._add_block(anchors, features[start:stop], labels[start:stop])
@@ -364,7 +364,9 @@ class StatisticsAccumulator:
         if self._scatter is not None and self._pending is None:
             same = self._anchors.dtype == self.dtype
             self._pending = (
-                self._scatter if same else torch.zeros_like(self._scatter, dtype=self._anchors.dtype)
+                self._scatter
+                if same
+                else torch.zeros_like(self._scatter, dtype=self._anchors.dtype)
             )
         return self._anchors
 
@@ -398,7 +400,7 @@ class StatisticsAccumulator:
             )
 
 
-class _full_precision:  # noqa: N801
+class _FullPrecision:
     """Products in the precision of their operands: no autocast, no TensorFloat-32."""
 
     def __init__(self, device_type: str):

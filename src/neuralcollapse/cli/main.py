@@ -61,9 +61,9 @@ def _sentence(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "neuralcollapse"
         return f"{message.rstrip('.')}; `{where} --help` lists the options"
-    if isinstance(error, ValueError | TypeError | OSError):
-        if not os.environ.get(TRACEBACK_VARIABLE):
-            return str(error)
+    expected = isinstance(error, ValueError | TypeError | OSError)
+    if expected and not os.environ.get(TRACEBACK_VARIABLE):
+        return str(error)
     raise error
 
 

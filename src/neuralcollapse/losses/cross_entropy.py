@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from neuralcollapse.scalars import check_number
 from neuralcollapse.losses.loss import AbstractLoss, logits
+from neuralcollapse.scalars import check_number
 
 
 @final
 class CrossEntropy(AbstractLoss):
     """Cross entropy of the softmax of the logits z = W h + b.
 
-    mean_i(-sum_k(target_ik * log softmax(z_i + adjustment * log(prior))_k))
+        mean_i(-sum_k(target_ik * log softmax(z_i + adjustment * log(prior))_k))
 
     with target = (1 - label_smoothing) * onehot + label_smoothing / K and prior the class
     frequencies. With weight decay on features and classifier and balanced classes its optimum is

@@ -4,8 +4,8 @@ from typing import final
 
 from torch import Tensor
 
-from neuralcollapse.scalars import check_number
 from neuralcollapse.losses.loss import AbstractLoss
+from neuralcollapse.scalars import check_number
 from neuralcollapse.sphere import directions
 
 
@@ -13,8 +13,10 @@ from neuralcollapse.sphere import directions
 class DotRegression(AbstractLoss):
     """Half the squared shortfall of the cosine between a feature and its class's vector.
 
-    mean_i((w_y . h_i - norm(w_y) * r)^2 / (2 * norm(w_y) * r)), features scaled to length r
-    = mean_i(norm(w_y) * r * (cos(h_i, w_y) - 1)^2 / 2)                               (Yang et al. 2022)
+        mean_i((w_y . h_i - norm(w_y) * r)^2 / (2 * norm(w_y) * r))
+        = mean_i(norm(w_y) * r * (cos(h_i, w_y) - 1)^2 / 2)
+
+    with features scaled to length r. Source: Yang et al. 2022.
 
     Made for a fixed frame: it only pulls towards the own class's vector and never pushes away from
     others, so a learned classifier would shrink to a point. It reaches zero when every feature

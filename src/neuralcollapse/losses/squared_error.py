@@ -4,15 +4,15 @@ from typing import final
 
 from torch import Tensor
 
-from neuralcollapse.scalars import check_number
 from neuralcollapse.losses.loss import AbstractLoss, logits
+from neuralcollapse.scalars import check_number
 
 
 @final
 class SquaredError(AbstractLoss):
     """Half the squared distance of the logits z = W h + b to a one-hot target.
 
-    mean_i(true_weight * (z_iy - target)^2 + sum_{k != y} z_ik^2) / 2
+        mean_i(true_weight * (z_iy - target)^2 + sum_{k != y} z_ik^2) / 2
 
     The plain form has true_weight = target = 1. The rescaled form, which trains better with many
     classes, puts more weight on the true class and moves its target away (Hui, Belkin 2021).

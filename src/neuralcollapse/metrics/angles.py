@@ -12,7 +12,9 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean
 def equinorm(vectors: Tensor) -> Tensor:
     """Variation of the norms of vectors (K, d); 0 if all are equally long.
 
-    std_k(norm(v_k)) / mean_k(norm(v_k)), population standard deviation.
+        std_k(norm(v_k)) / mean_k(norm(v_k))
+
+    with the population standard deviation.
 
     Returns:
         0-d float64, in [0, sqrt(K-1)]; nan for fewer than two vectors or all of them zero.
@@ -26,7 +28,9 @@ def equinorm(vectors: Tensor) -> Tensor:
 def equiangle(vectors: Tensor) -> Tensor:
     """Variation of the angles between vectors (K, d); 0 if all pairs have the same cosine.
 
-    std_{k<j}(cos(v_k, v_j)), population standard deviation.
+        std_{k<j}(cos(v_k, v_j))
+
+    with the population standard deviation.
 
     Returns:
         0-d float64, in [0, 1]; nan for fewer than two vectors or a zero vector.
@@ -46,7 +50,7 @@ def equiangle(vectors: Tensor) -> Tensor:
 def max_angle(vectors: Tensor) -> Tensor:
     """Distance of the angles from the widest that K vectors can all have; 0 at the simplex.
 
-    mean_{k<j}(abs(cos(v_k, v_j) + 1/(K-1)))
+        mean_{k<j}(abs(cos(v_k, v_j) + 1/(K-1)))
 
     Returns:
         0-d float64, in [0, 2]; nan for fewer than two vectors or a zero vector.
@@ -65,7 +69,7 @@ def max_angle(vectors: Tensor) -> Tensor:
 def etf_distance(vectors: Tensor) -> Tensor:
     """Distance of the Gram matrix of vectors (K, d) from the simplex ETF's; 0 at the simplex.
 
-    norm(G / norm(G) - E / norm(E)), G = V V^T, E = I - J/K, Frobenius norms.
+        norm(G / norm(G) - E / norm(E)), G = V V^T, E = I - J/K, Frobenius norms
 
     For K > d+1 it cannot fall below sqrt(2 - 2 sqrt(d/(K-1))), as G has rank d at most.
 
@@ -89,7 +93,9 @@ def etf_distance(vectors: Tensor) -> Tensor:
 def nc2_equinorm(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
     """`equinorm` of the centred class means: 0 if all lie equally far from the global mean.
 
-    std_k(norm(mu_k - mu_G)) / mean_k(norm(mu_k - mu_G))           (Papyan, Han, Donoho 2020; population std)
+        std_k(norm(mu_k - mu_G)) / mean_k(norm(mu_k - mu_G))
+
+    Source: Papyan, Han, Donoho 2020; the standard deviation is the population's.
 
     Blind to angles.
     """
@@ -99,7 +105,9 @@ def nc2_equinorm(statistics: ClassStatistics, *, global_mean: GlobalMean = "clas
 def nc2_equiangle(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
     """`equiangle` of the centred class means: 0 if all pairs have the same cosine.
 
-    std_{k<j}(cos(mu_k - mu_G, mu_j - mu_G))                        (Papyan, Han, Donoho 2020; population std)
+        std_{k<j}(cos(mu_k - mu_G, mu_j - mu_G))
+
+    Source: Papyan, Han, Donoho 2020; the standard deviation is the population's.
 
     Blind to norms, and to what the common cosine is.
     """
@@ -109,7 +117,9 @@ def nc2_equiangle(statistics: ClassStatistics, *, global_mean: GlobalMean = "cla
 def nc2_max_angle(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
     """`max_angle` of the centred class means: 0 if all cosines are -1/(K-1).
 
-    mean_{k<j}(abs(cos(mu_k - mu_G, mu_j - mu_G) + 1/(K-1)))                     (Papyan, Han, Donoho 2020)
+        mean_{k<j}(abs(cos(mu_k - mu_G, mu_j - mu_G) + 1/(K-1)))
+
+    Source: Papyan, Han, Donoho 2020.
 
     Blind to norms. The deviations are absolute: signed ones average to zero for every centred
     arrangement of equal norms.
@@ -120,8 +130,9 @@ def nc2_max_angle(statistics: ClassStatistics, *, global_mean: GlobalMean = "cla
 def nc2_etf_distance(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
     """`etf_distance` of the centred class means: 0 if they form a simplex ETF.
 
-    norm(G / norm(G) - E / norm(E)), G = centred centred^T      (Zhu et al. 2021 for the classifier,
-                                                                  Kothapalli 2023 for means)
+        norm(G / norm(G) - E / norm(E)), G = centred centred^T
+
+    Source: Kothapalli 2023; Zhu et al. 2021 for the classifier.
 
     Sees norms and angles at once.
     """

@@ -54,7 +54,9 @@ def nc4_disagreement(
 ) -> Tensor:
     """Share of samples where classifier and nearest class mean decide differently; 0 at collapse.
 
-    mean_i(argmax_k(w_k . h_i + b_k) != argmin_k(norm(h_i - mu_k)))              (Papyan, Han, Donoho 2020)
+        mean_i(argmax_k(w_k . h_i + b_k) != argmin_k(norm(h_i - mu_k)))
+
+    Source: Papyan, Han, Donoho 2020.
 
     The bias takes part. Classes never seen have no mean and cannot be nearest; the classifier may
     still choose them. Blind to whether either decision is right.

@@ -12,7 +12,9 @@ def nc3_duality(
 ) -> Tensor:
     """Distance between the classifier and the centred class means up to scale; 0 at collapse.
 
-    norm(W / norm(W) - M / norm(M)), Frobenius norms, not squared      (Papyan, Han, Donoho 2020 square it)
+        norm(W / norm(W) - M / norm(M)), Frobenius norms, not squared
+
+    Source: Papyan, Han, Donoho 2020, who square it.
 
     with M the centred means of the classes seen and W their rows of the classifier. Not zero for
     an uncentred classifier (a row mean that the logits do not feel) or for one that has the
@@ -48,7 +50,7 @@ def nc3_alignment(
 ) -> Tensor:
     """Mean cosine between each row of the classifier and its centred class mean; 1 at collapse.
 
-    mean_k(cos(w_k, mu_k - mu_G)) over the classes seen
+        mean_k(cos(w_k, mu_k - mu_G)) over the classes seen
 
     Blind to norms, of single classes and as a whole.
 

@@ -116,7 +116,9 @@ METRICS: tuple[Metric, ...] = (
     _row(nc2w_equinorm, _WEIGHT, _PAPYAN, "classifier: variation of the norms"),
     _row(nc2w_equiangle, _WEIGHT, _PAPYAN, "classifier: variation of the cosines"),
     _row(nc2w_max_angle, _WEIGHT, _PAPYAN, "classifier: cosines from -1/(K-1)"),
-    _row(nc2w_etf_distance, _WEIGHT, "Zhu et al. 2021", "classifier: Gram matrix from the simplex's"),
+    _row(
+        nc2w_etf_distance, _WEIGHT, "Zhu et al. 2021", "classifier: Gram matrix from the simplex's"
+    ),
     _row(nc3_duality, _BOTH, _PAPYAN, "classifier from class means, up to scale", global_mean=True),
     _row(
         nc3_alignment,
@@ -190,9 +192,7 @@ def _value(
     return float(metric.function(*arguments, **options))
 
 
-def _why(
-    metric: Metric, value: float, statistics: ClassStatistics, weight: Tensor | None
-) -> str:
+def _why(metric: Metric, value: float, statistics: ClassStatistics, weight: Tensor | None) -> str:
     """The reason for a value that is not finite."""
     num_seen = int(statistics.seen.sum())
     if "statistics" in metric.needs and num_seen < 2:

@@ -14,7 +14,9 @@ _CLOSE = 1e-6
 def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
     """Within-class covariance in units of the between-class covariance; 0 at collapse.
 
-    trace(within_covariance @ pinv(between_covariance)) / K                          (Papyan, Han, Donoho 2020)
+        trace(within_covariance @ pinv(between_covariance)) / K
+
+    Source: Papyan, Han, Donoho 2020.
 
     with within_covariance divided by N, between_covariance = centred^T centred / K for the
     centred class means of the K classes seen. The pseudo-inverse is taken through the singular
@@ -58,7 +60,9 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Te
 def nc1_trace_ratio(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
     """Within-class variance over between-class variance; 0 at collapse.
 
-    trace(within_covariance) / trace(between_covariance)                      (Tirer, Huang, Niles-Weed 2023)
+        trace(within_covariance) / trace(between_covariance)
+
+    Source: Tirer, Huang, Niles-Weed 2023.
 
     Needs no scatter. Blind to where the variance points: noise orthogonal to the class means,
     which no linear classifier sees, counts as much as noise between them.
@@ -86,7 +90,9 @@ def nc1_trace_ratio(statistics: ClassStatistics, *, global_mean: GlobalMean = "c
 def cdnv(statistics: ClassStatistics) -> Tensor:
     """Class-distance normalised variance, averaged over pairs of classes; 0 at collapse.
 
-    mean over k != j of (v_k + v_j) / (2 norm(mu_k - mu_j)^2)                (Galanti, Gyorgy, Hutter 2022)
+        mean over k != j of (v_k + v_j) / (2 norm(mu_k - mu_j)^2)
+
+    Source: Galanti, Gyorgy, Hutter 2022.
 
     with v_k the mean squared distance of class k to its mean (divided by n_k). Needs no scatter
     and no global mean; every class counts alike, however rare. A class with one sample has v = 0.

@@ -46,7 +46,9 @@ class BasicBlock(nn.Module):
         return relu(self.second_norm(self.second(hidden)) + self.shortcut(inputs))
 
 
-def make_backbone(name: str, input_shape: tuple[int, ...], dim: int, width: int | None) -> nn.Module:
+def make_backbone(
+    name: str, input_shape: tuple[int, ...], dim: int, width: int | None
+) -> nn.Module:
     """A network from inputs of a shape to features (N, dim).
 
     Its last layers are a linear map and a BatchNorm without a ReLU behind it: features that can
@@ -110,7 +112,7 @@ def _resnet18(channels: int, width: int) -> tuple[nn.Module, int]:
 
 def _timm(name: str, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     try:
-        import timm
+        import timm  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:  # a torchvision for another torch: RuntimeError
         raise ValueError(
             f"backbone=timm:{name} needs the extra vision, which cannot be imported ({error}); "

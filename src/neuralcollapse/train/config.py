@@ -29,14 +29,24 @@ class TrainConfig:
     """What to train, on what, and how. Field names are the option names, `-` written as `_`."""
 
     data: str = _option("Data", "digits", "Data set; `neuralcollapse data` lists them.")
-    data_root: str | None = _option("Data", None, "Folder or file of the data; a default per data set.")
-    imbalance: str = _option("Data", "none", "Long tail in the training set: none or exponential:RATIO.")
-    limit: int | None = _option("Data", None, "Use at most this many training samples, evenly by class.")
+    data_root: str | None = _option(
+        "Data", None, "Folder or file of the data; a default per data set."
+    )
+    imbalance: str = _option(
+        "Data", "none", "Long tail in the training set: none or exponential:RATIO."
+    )
+    limit: int | None = _option(
+        "Data", None, "Use at most this many training samples, evenly by class."
+    )
     image_size: int = _option("Data", 32, "Side in pixels that imagefolder pictures are scaled to.")
     workers: int = _option("Data", 0, "Processes that load pictures (imagefolder).")
     loss: str | None = _option("Method", None, f"One of {', '.join(LOSS_NAMES)}.")
-    label_smoothing: float = _option("Method", 0.0, "Cross entropy: share of the target spread evenly.")
-    logit_adjustment: float = _option("Method", 0.0, "Cross entropy: strength of adjustment by class counts.")
+    label_smoothing: float = _option(
+        "Method", 0.0, "Cross entropy: share of the target spread evenly."
+    )
+    logit_adjustment: float = _option(
+        "Method", 0.0, "Cross entropy: strength of adjustment by class counts."
+    )
     true_weight: float = _option("Method", 1.0, "Squared error: weight of the true class.")
     target: float = _option("Method", 1.0, "Squared error: what the true class's logit should be.")
     head: str | None = _option("Method", None, f"One of {', '.join(HEAD_NAMES)}.")
@@ -44,28 +54,48 @@ class TrainConfig:
     temperature: float = _option("Method", 0.1, "Cosine head: divides the cosines.")
     frame: str | None = _option("Method", None, f"Fixed head: one of {', '.join(FRAME_NAMES)}.")
     backbone: str = _option("Network", "auto", "auto, mlp, cnn, resnet18 or timm:NAME.")
-    width: int | None = _option("Network", None, "Width of hidden layers (mlp: 256, cnn: 16, resnet18: 64).")
-    dim: int | None = _option("Network", None, "Width of the features; by default 128, or K if that is more.")
+    width: int | None = _option(
+        "Network", None, "Width of hidden layers (mlp: 256, cnn: 16, resnet18: 64)."
+    )
+    dim: int | None = _option(
+        "Network", None, "Width of the features; by default 128, or K if that is more."
+    )
     epochs: int = _option("Optimisation", 100, "Passes over the training set.")
     batch_size: int = _option("Optimisation", 64, "Samples per step, over all devices together.")
-    lr: float = _option("Optimisation", 0.05, "Learning rate at the start; it falls to zero along a cosine.")
+    lr: float = _option(
+        "Optimisation", 0.05, "Learning rate at the start; it falls to zero along a cosine."
+    )
     momentum: float = _option("Optimisation", 0.9, "Momentum of SGD.")
-    weight_decay: float = _option("Optimisation", 5e-3, "Decay of all weights, (decay/2) |w|^2 in the loss.")
-    feature_decay: float = _option("Optimisation", 0.0, "(decay/2) |h|^2 in the loss, summed over the training set.")
+    weight_decay: float = _option(
+        "Optimisation", 5e-3, "Decay of all weights, (decay/2) |w|^2 in the loss."
+    )
+    feature_decay: float = _option(
+        "Optimisation", 0.0, "(decay/2) |h|^2 in the loss, summed over the training set."
+    )
     augment: str = _option("Data", "none", f"One of {', '.join(AUGMENTATIONS)}; images only.")
-    seed: int = _option("Optimisation", 0, "Seed of the weights, the order of samples and the augmentation.")
+    seed: int = _option(
+        "Optimisation", 0, "Seed of the weights, the order of samples and the augmentation."
+    )
     split_seed: int = _option("Data", 0, "Seed that draws validation and test samples.")
     validation_share: float = _option("Data", 0.1, "Share of the training data kept for selection.")
     test_share: float = _option("Data", 0.2, "Share kept for testing where data has no test set.")
     accelerator: str = _option("Optimisation", "auto", f"One of {', '.join(ACCELERATORS)}.")
     devices: int = _option("Optimisation", 1, "How many devices to train on.")
-    precision: str = _option("Optimisation", "32", f"One of {', '.join(PRECISIONS)}; measured in 32 or 64 always.")
-    measure_every: int = _option("Record", 0, "Measure every so many epochs; 0: denser at the start.")
+    precision: str = _option(
+        "Optimisation", "32", f"One of {', '.join(PRECISIONS)}; measured in 32 or 64 always."
+    )
+    measure_every: int = _option(
+        "Record", 0, "Measure every so many epochs; 0: denser at the start."
+    )
     measure_samples: int | None = _option(
         "Record", None, "Measure at most this many training and test samples, evenly by class."
     )
-    measure: bool = _option("Record", True, "Measure during training; off: only after the last epoch.")
-    checkpoint_seconds: float = _option("Record", 10.0, "Save at epoch ends this many seconds apart.")
+    measure: bool = _option(
+        "Record", True, "Measure during training; off: only after the last epoch."
+    )
+    checkpoint_seconds: float = _option(
+        "Record", 10.0, "Save at epoch ends this many seconds apart."
+    )
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -181,14 +211,16 @@ def imbalance_ratio(spec: str) -> float:
 
 
 def measured_epochs(config: TrainConfig) -> tuple[int, ...]:
-    """The epochs after which to measure, 0 meaning before training; the last is always among them."""
+    """The epochs after which to measure, the last among them; 0 means before training."""
     last = config.epochs
     if not config.measure:
         return (last,)
     if config.measure_every:
         return tuple(sorted({*range(0, last, config.measure_every), last}))
     step = max(5, last // 20)
-    return tuple(sorted({0, last} | {e for e in (1, 2, 3, 5, 8, *range(10, last, step)) if e < last}))
+    return tuple(
+        sorted({0, last} | {e for e in (1, 2, 3, 5, 8, *range(10, last, step)) if e < last})
+    )
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

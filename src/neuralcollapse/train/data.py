@@ -171,7 +171,9 @@ def _fashion_mnist_by_torchvision(config: TrainConfig, places: list[Path]) -> So
         "download it"
     )
     try:
-        from torchvision.datasets import FashionMNIST
+        from torchvision.datasets import (  # pyright: ignore[reportMissingImports]
+            FashionMNIST,
+        )
     except (ImportError, RuntimeError):
         raise ValueError(advice) from None
     root = config.data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data"
@@ -307,7 +309,7 @@ def _openml(config: TrainConfig) -> Source:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"openml:{name} could not be fetched from openml.org, which needs the internet: {reason}"
+            f"openml:{name} could not be fetched from openml.org (this needs the internet): {reason}"
         ) from None
     values = np.asarray(bunch.data)  # pyright: ignore[reportAttributeAccessIssue]
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 import neuralcollapse
 from neuralcollapse.record import Run
@@ -25,7 +26,7 @@ from neuralcollapse.train.state import State, restore, save
 from neuralcollapse.train.synchronised import synchronise_batch_norm
 
 # Names of precisions in Fabric.
-_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
 _Model = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor], Tensor]]
 
@@ -92,7 +93,7 @@ def train(run: Run, data: Data | None = None, *, progress: bool = True) -> str:
         return fabric.launch(work)
     except KeyboardInterrupt:
         return "interrupted"
-    except torch.multiprocessing.ProcessRaisedException as error:
+    except ProcessRaisedException as error:
         # Of a traceback that crossed processes only the text is left; its last line is the error.
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         if kind == "ValueError":
@@ -211,12 +212,12 @@ def _run_epoch(
         dist.all_reduce(correct)
     scale = 1 / (steps * fabric.world_size)
     means = {name: float(value) * scale for name, value in sums.items()}
-    state.loss = means.pop("")
-    state.terms = means
+    loss_mean = means.pop("")
+    state.loss, state.terms = loss_mean, means
     state.accuracy = int(correct) / (seen * fabric.world_size)
-    if not math.isfinite(state.loss):
+    if not math.isfinite(loss_mean):
         raise ValueError(
-            f"training diverged in epoch {state.epoch + 1}: the loss is {state.loss}; use a lower "
+            f"training diverged in epoch {state.epoch + 1}: the loss is {loss_mean}; use a lower "
             f"--lr than {config.lr:g}"
         )
     return lr

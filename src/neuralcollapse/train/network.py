@@ -119,7 +119,9 @@ def load_network(run: Run, epoch: int | None = None) -> Network:
     """
     epochs = run.checkpoint_epochs()
     if not epochs or (epoch is not None and epoch not in epochs):
-        raise ValueError(f"epoch must be one of the checkpoints {epochs} of {run.path}, got {epoch}")
+        raise ValueError(
+            f"epoch must be one of the checkpoints {epochs} of {run.path}, got {epoch}"
+        )
     config = TrainConfig.from_values(run.config)
     with torch.random.fork_rng():
         network = make_network(config, len(run.info["classes"]), tuple(run.info["input_shape"]))

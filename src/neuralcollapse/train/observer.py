@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.measurement import Measurement, evaluating, measure
 from neuralcollapse.record import Run
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data
@@ -38,9 +39,8 @@ class Observer:
     def __call__(self, state: State, bar: TrainingProgress, lr: float) -> bool:
         """Measure and record; returns whether validation is better than ever."""
         train = self._measure(self._train, self._train_name)
-        validation = self._measure(self._data.validation, "validation")
         test = self._measure(self._test, self._test_name)
-        accuracy = validation.accuracy or 0.0
+        accuracy = self._accuracy(self._data.validation)
         improved = not state.best or accuracy > state.best["validation_accuracy"]
         if improved:
             state.best = {
@@ -67,26 +67,38 @@ class Observer:
         return improved
 
     def _measure(self, samples: AbstractSamples, split: str) -> Measurement:
-        rank, world = self._fabric.global_rank, self._fabric.world_size
-        order = EpochOrder(len(samples), _BATCH, None, rank, world)
         return measure(
             self._network,
-            loader(samples, order, self._workers),
+            self._batches(samples),
             layer="head",
             split=split,
-            distributed=world > 1,
+            distributed=self._fabric.world_size > 1,
             progress=False,
         )
+
+    def _accuracy(self, samples: AbstractSamples) -> float:
+        """Share that the network decides right, over all processes."""
+        counts = torch.zeros(2, dtype=torch.int64, device=self._fabric.device)
+        with evaluating(self._network) as device:
+            for inputs, labels in self._batches(samples):
+                right = self._network(inputs.to(device)).argmax(1) == labels.to(device)
+                counts += torch.stack([right.sum(), torch.as_tensor(len(labels), device=device)])
+        if self._fabric.world_size > 1:
+            dist.all_reduce(counts)
+        correct, total = counts.tolist()
+        return correct / total
+
+    def _batches(self, samples: AbstractSamples) -> Any:
+        """This process's share of a part of the data, in order."""
+        rank, world = self._fabric.global_rank, self._fabric.world_size
+        return loader(samples, EpochOrder(len(samples), _BATCH, None, rank, world), self._workers)
 
     def _snapshot(self, train: Measurement) -> dict[str, Tensor]:
         if train.statistics is None or train.weight is None:
             raise ValueError("a snapshot needs the statistics and the classifier of a measurement")
         inputs, labels = self._data.train[self._positions]
-        training = self._network.training
-        self._network.eval()
-        with torch.no_grad():
-            features = self._network.features(inputs.to(self._fabric.device))
-        self._network.train(training)
+        with evaluating(self._network) as device:
+            features = self._network.features(inputs.to(device))
         return {
             "means": train.statistics.means.float(),
             "weight": train.weight.float(),
