@@ -309,7 +309,7 @@ def _openml(config: TrainConfig) -> Source:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"openml:{name} could not be fetched from openml.org (this needs the internet): {reason}"
+            f"openml:{name} could not be fetched from openml.org (needs the internet): {reason}"
         ) from None
     values = np.asarray(bunch.data)  # pyright: ignore[reportAttributeAccessIssue]
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
