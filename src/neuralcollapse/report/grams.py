@@ -1,29 +1,32 @@
 """Heat maps of cosines among class means and among classifier rows, over the epochs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from neuralcollapse.report.history import History
-from neuralcollapse.report.snapshots import Snapshot, packed
+from neuralcollapse.report.snapshots import Snapshot, Snapshots, packed
 
 # A cosine is packed with four decimals.
 SCALE = 3.2767
 
 
-def gram_frames(history: History, snapshots: Sequence[Snapshot], classes: list[int]) -> Any:
+def gram_frames(snapshots: Snapshots, classes: list[int]) -> Any:
     """The cosines of some classes in each snapshot, and those of the target.
 
     Each matrix is packed as the part above its diagonal, row by row; `target` is the cosine
     between any two different vectors of the target frame.
     """
+    pairs = [
+        (_cosines(centred_means(snapshot)[classes]), _cosines(snapshot.weight[classes]))
+        for snapshot in snapshots
+    ]
+    orthogonal = snapshots.history.target == "orthogonal"
     return {
         "scale": SCALE,
-        "means": [_cosines(centred_means(snapshot)[classes]) for snapshot in snapshots],
-        "weight": [_cosines(snapshot.weight[classes]) for snapshot in snapshots],
-        "target": 0.0 if history.target == "orthogonal" else _simplex_cosine(snapshots[-1]),
+        "means": [means for means, _ in pairs],
+        "weight": [weight for _, weight in pairs],
+        "target": 0.0 if orthogonal else _simplex_cosine(snapshots.last),
     }
 
 

@@ -18,7 +18,7 @@ from neuralcollapse.report.history import History, read_histories
 from neuralcollapse.report.scene import MAX_POINTS, scene_frames
 from neuralcollapse.report.snapshots import (
     MAX_CLASSES,
-    read_snapshot,
+    Snapshots,
     shown_classes,
     shown_epochs,
     slider_epochs,
@@ -193,7 +193,7 @@ def _frames(history: History, stops: Sequence[int]) -> dict[str, Any]:
         return {"label": history.label, "missing": "No snapshots were kept of this run."}
     at_stops = shown_epochs(history, stops)
     epochs = sorted(set(at_stops))
-    snapshots = [read_snapshot(history, epoch) for epoch in epochs]
+    snapshots = Snapshots(history, epochs)
     classes = shown_classes(snapshots)
     if not classes:
         return {"label": history.label, "missing": "No class has a mean in every snapshot."}
@@ -209,7 +209,7 @@ def _frames(history: History, stops: Sequence[int]) -> dict[str, Any]:
         "plain": [names[place] for place in classes],
         "target_name": "orthogonal frame" if history.target == "orthogonal" else "simplex ETF",
         "notes": _class_notes(history, classes),
-        "grams": gram_frames(history, snapshots, classes),
+        "grams": gram_frames(snapshots, classes),
         "scene": scene_frames(snapshots, classes),
     }
 

@@ -87,7 +87,7 @@
   }
 
   async function drawCurves() {
-    for (const place of all(".plot")) {
+    for (const place of all("[data-figure]")) {
       const { data, layout } = figures[place.dataset.figure];
       const traces = data.map((trace) => ({ ...trace, visible: isShown(trace) }));
       await draw(place, traces, themed(layout));
@@ -202,7 +202,7 @@
   }
 
   function drawScene(place, stop) {
-    const run = runs[place.dataset.run], frame = run.at[stop];
+    const run = runs[place.dataset.scene], frame = run.at[stop];
     const classes = run.names.map((_, own) => own);
     const labels = unpacked(run.scene.labels[frame], 32767).map(Math.round);
     const symbols = run.numbers.map((number) => symbolOf(number)[0]);
@@ -311,8 +311,8 @@
 
   const shows = [];
   if (stops.length) {
-    shows.push(player(document.getElementById("grams"), ".gram", drawGram));
-    shows.push(player(document.getElementById("scenes"), ".scene", drawScene));
+    shows.push(player(document.getElementById("grams"), "[data-gram]", drawGram));
+    shows.push(player(document.getElementById("scenes"), "[data-scene]", drawScene));
     relative.addEventListener("change", shows[1]);
     nameClasses();
   }

@@ -3,7 +3,6 @@
 One projection serves all epochs of a run, so that what moves on the screen moves in the network.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.report.grams import centred_means
-from neuralcollapse.report.snapshots import Snapshot, packed
+from neuralcollapse.report.snapshots import Snapshot, Snapshots, packed
 
 MAX_POINTS = 400
 
@@ -31,13 +30,13 @@ class _Frame:
     share: float
 
 
-def scene_frames(snapshots: Sequence[Snapshot], classes: list[int]) -> Any:
+def scene_frames(snapshots: Snapshots, classes: list[int]) -> Any:
     """Coordinates of some classes in each snapshot, packed, with what is needed to read them.
 
     `radius` is the root mean square distance of the features from the global mean, the unit of
     the coordinates; `share` the part of the between-class variance that the projection shows.
     """
-    directions = projection(snapshots[-1], classes)
+    directions = projection(snapshots.last, classes)
     frames = [_frame(snapshot, classes, directions) for snapshot in snapshots]
     vectors = [v for f in frames for v in (f.features, f.means, f.weight)]
     largest = max((float(v.nan_to_num().abs().max()) for v in vectors if v.numel()), default=0.0)

@@ -1,7 +1,7 @@
 """The snapshots of a run as a page shows them: which epochs, which classes, how they are packed."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,6 +41,22 @@ class Snapshot:
     def seen(self) -> Tensor:
         """(K,) bool, classes that have a mean."""
         return self.means.isfinite().all(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshots:
+    """The snapshots of some epochs, each read when it is asked for: all may not fit into memory."""
+
+    history: History
+    epochs: Sequence[int]
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return (read_snapshot(self.history, epoch) for epoch in self.epochs)
+
+    @property
+    def last(self) -> Snapshot:
+        """The snapshot of the last of the epochs."""
+        return read_snapshot(self.history, self.epochs[-1])
 
 
 def read_snapshot(history: History, epoch: int) -> Snapshot:
@@ -86,7 +102,7 @@ def shown_epochs(history: History, stops: Sequence[int]) -> list[int]:
     return [max((e for e in epochs if e <= stop), default=epochs[0]) for stop in stops]
 
 
-def shown_classes(snapshots: Sequence[Snapshot]) -> list[int]:
+def shown_classes(snapshots: Snapshots) -> list[int]:
     """The classes that have a mean in every snapshot, the first of them if there are many."""
     seen = torch.stack([snapshot.seen for snapshot in snapshots]).all(0)
     return seen.nonzero().flatten().tolist()[:MAX_CLASSES]

@@ -90,6 +90,7 @@ class TrainConfig:
     measure_samples: int | None = _option(
         "Record", None, "Measure at most this many training and test samples, evenly by class."
     )
+    normalize: bool = _option("Record", False, "Measure features at unit length instead of raw.")
     measure: bool = _option(
         "Record", True, "Measure during training; off: only after the last epoch."
     )

@@ -30,6 +30,7 @@ class Observer:
     def __init__(self, fabric: Any, run: Run, config: TrainConfig, data: Data, network: Network):
         self._fabric, self._run, self._workers = fabric, run, config.workers
         self._data, self._network = data, network
+        self._normalize = config.normalize
         self._train, self._train_name = _at_most(data.train, "train", config, data)
         self._test, self._test_name = _at_most(data.test, "test", config, data)
         self._positions = spread_over_classes(
@@ -72,6 +73,7 @@ class Observer:
             self._batches(samples),
             layer="head",
             split=split,
+            normalize=self._normalize,
             distributed=self._fabric.world_size > 1,
             progress=False,
         )
