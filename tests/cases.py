@@ -35,9 +35,7 @@ class World:
     bias: Tensor  # (K,)
 
     def statistics(self, dtype: torch.dtype = torch.float64) -> ClassStatistics:
-        return ClassStatistics.from_features(
-            self.features.to(dtype), self.labels, self.num_classes
-        )
+        return ClassStatistics.from_features(self.features.to(dtype), self.labels, self.num_classes)
 
     def replace(self, **changes: Any) -> World:
         return dataclasses.replace(self, **changes)
@@ -436,7 +434,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _affine_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
-    shift = 0.0 if head.bias is None else float(head.bias[k])
+    shift = 0.0 if head.bias is None else float(head.bias.detach()[k])
     return _dot(head.weight.detach().numpy()[k], feature) + shift
 
 

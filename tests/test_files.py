@@ -280,8 +280,8 @@ def test_a_hostile_file_is_one_value_error_that_names_it(name: str, tmp_path: Pa
 def test_a_missing_file_and_a_folder_are_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent.* does not exist"):
         READERS[kind](tmp_path / "absent")
-    with pytest.raises(ValueError, match=r"folder"):
-        (tmp_path / "folder").mkdir()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="folder"):
         READERS[kind](tmp_path / "folder")
 
 
@@ -313,10 +313,12 @@ def test_no_damage_gives_anything_but_a_value_error(
             content[position] = data.draw(st.integers(0, 255), label="byte")
     path = folder / f"damaged.{kind}"
     path.write_bytes(bytes(content))
+    message = "damaged"
     try:
-        READERS[kind](path)
+        READERS[kind](path)  # some changes harm nothing
     except ValueError as error:
-        assert "damaged" in str(error)
+        message = str(error)
+    assert "damaged" in message
 
 
 def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:

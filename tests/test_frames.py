@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FrameCase, frame_cases
 from torch import Tensor
 
+from cases import FrameCase, frame_cases
 from neuralcollapse import Frame, orthogonal_frame, simplex_etf
 
 # float64 rounds each of d products; float32 rounds each entry once, from float64.
@@ -37,9 +37,7 @@ def assert_is_frame(case: FrameCase, frame: Frame, num_classes: int, dim: int) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("case", **frame_cases)
-def test_every_size_that_it_promises(
-    case: FrameCase, seed: int | None, dtype: torch.dtype
-) -> None:
+def test_every_size_that_it_promises(case: FrameCase, seed: int | None, dtype: torch.dtype) -> None:
     for num_classes in range(2, 51):
         for spare in (0, 1, 7):
             dim = case.min_dim(num_classes) + spare
@@ -118,7 +116,7 @@ def test_random_orientations_prefer_no_direction(case: FrameCase) -> None:
     """The first vector of many frames: mean 0, every coordinate of variance 1/d."""
     made_by = generator(0)
     firsts = torch.stack([case.make(3, 4, made_by).vectors[0] for _ in range(2000)]).double()
-    # Standard errors: 0.5 / sqrt(2000) = 0.011 of a mean, 0.25 * sqrt(2 / 2000) = 0.008 of a square.
+    # Standard errors of 2000: 0.5 / sqrt(2000) = 0.011 of a mean, 0.008 of a mean square.
     assert float(firsts.mean(0).abs().max()) < 4 * 0.011
     torch.testing.assert_close(
         firsts.T @ firsts / 2000, torch.eye(4).double() / 4, rtol=0, atol=4 * 0.008

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference.metrics
 import torch
-from cases import LossCase, loss_cases, simplex_vertices
 from torch import Tensor
 
+import reference.metrics
+from cases import LossCase, loss_cases, simplex_vertices
 from neuralcollapse import CrossEntropy, DotRegression, SquaredError, simplex_etf
 from neuralcollapse.losses import AbstractLoss
 
@@ -48,9 +48,7 @@ def by_reference(case: LossCase, given: tuple[Tensor, Tensor, Tensor, Tensor | N
 @pytest.mark.parametrize("labels", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("case", **loss_cases)
-def test_a_loss_equals_the_slow_loops(
-    case: LossCase, with_bias: bool, labels: list[int]
-) -> None:
+def test_a_loss_equals_the_slow_loops(case: LossCase, with_bias: bool, labels: list[int]) -> None:
     features, indices, weight, bias = operands(case, labels)
     given = (features, indices, weight, bias if with_bias else None)
     loss = case.make()(*given)
@@ -96,7 +94,9 @@ def test_a_loss_owns_nothing_and_changes_nothing(case: LossCase) -> None:
     assert list(loss.parameters()) == []
     assert loss.state_dict() == {}
     for tensor, copy in zip(given, copies, strict=True):
-        assert tensor is copy is None or torch.equal(tensor, copy)
+        assert (tensor is None) == (copy is None)
+        if tensor is not None and copy is not None:
+            assert torch.equal(tensor, copy)
     assert isinstance(loss.name, str)
     assert loss.name
 
@@ -280,7 +280,7 @@ def test_a_bias_that_does_not_fit_is_refused(case: LossCase) -> None:
     with pytest.raises(ValueError, match=message):
         case.make()(H, Y, W, B[:3])
     if not case.takes_bias:
-        with pytest.raises(ValueError, match="bias must be None.*head without bias"):
+        with pytest.raises(ValueError, match=r"bias must be None.*head without bias"):
             case.make()(H, Y, W, B)
 
 
@@ -418,7 +418,8 @@ def test_dot_regression_on_a_fixed_simplex_reaches_zero(learned_lengths: bool) -
     assert float(DotRegression()(features, labels, weight).detach()) < 1e-10
     directions = torch.nn.functional.normalize(features.detach())
     vertices = torch.nn.functional.normalize(weight)
-    torch.testing.assert_close(directions, vertices[labels], rtol=0, atol=1e-4)
+    # The loss is the fourth power of the angle: 1e-10 is an angle of 5e-3.
+    torch.testing.assert_close(directions, vertices[labels], rtol=0, atol=1e-2)
 
 
 def test_at_the_optimum_the_loss_is_stationary() -> None:

@@ -89,7 +89,9 @@ def assert_equal_measurements(one: Measurement, other: Measurement, relative: fl
     assert one.counts == other.counts
     assert one.accuracy == other.accuracy
     for key in KEYS:
-        assert one[key] == pytest.approx(other[key], rel=relative, abs=1e-12, nan_ok=True), key
+        # Geometry of a perfect frame is 0 up to rounding; variability has digits however small.
+        absolute = 0 if key in ("nc1", "nc1_trace_ratio", "cdnv") else 1e-12
+        assert one[key] == pytest.approx(other[key], rel=relative, abs=absolute, nan_ok=True), key
 
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -289,10 +291,12 @@ def test_measuring_under_autocast_keeps_the_arithmetic() -> None:
 def test_numpy_and_torch_give_the_same() -> None:
     w = world("noisy", simplex_vertices(4, 6), 10, 0.3, seed=2)
     arrays = [w.features.numpy(), w.labels.numpy(), w.weight.numpy(), w.bias.numpy()]
-    expected = measure_features(w.features, w.labels, w.weight, w.bias)
-    assert_equal_measurements(measure_features(*arrays), expected)
-    assert_equal_measurements(measure_features(*arrays, num_classes=4), expected)
     features, labels, weight, bias = arrays
+    expected = measure_features(w.features, w.labels, w.weight, w.bias)
+    given = measure_features(features, labels, weight, bias)
+    assert_equal_measurements(given, expected)
+    given = measure_features(features, labels, weight, bias, num_classes=4)
+    assert_equal_measurements(given, expected)
     for kind in (np.int8, np.uint8, np.int32, np.uint16, np.uint32):
         other = measure_features(features, labels.astype(kind), weight, bias)
         assert_equal_measurements(other, expected)
@@ -302,7 +306,8 @@ def test_numpy_and_torch_give_the_same() -> None:
     assert_equal_measurements(fortran, expected)
     for array in arrays:
         array.flags.writeable = False
-    assert_equal_measurements(measure_features(*arrays), expected)
+    frozen = measure_features(features, labels, weight, bias)
+    assert_equal_measurements(frozen, expected)
 
 
 def test_classes_never_seen_are_named() -> None:
@@ -519,7 +524,12 @@ class Two(nn.Module):
 
 def test_the_last_layer_of_the_right_width_is_found() -> None:
     model = Two()
-    for num_classes, name in ((3, "heads.extra"), (2, "embedding"), (6, "body"), (None, "embedding")):
+    for num_classes, name in (
+        (3, "heads.extra"),
+        (2, "embedding"),
+        (6, "body"),
+        (None, "embedding"),
+    ):
         assert FeatureTap(model, num_classes=num_classes).name == name
     assert FeatureTap(model, "heads.main").name == "heads.main"
     by_width = measure(model, batches(), num_classes=3)
@@ -536,7 +546,13 @@ NO_HEAD: dict[str, tuple[nn.Module, dict[str, Any], list[str]]] = {
     "no such width": (
         Two(),
         {"num_classes": 10},
-        ["10 outputs", "'body' (4 -> 6)", "'heads.main' (6 -> 3)", "'embedding' (6 -> 2)", "layer="],
+        [
+            "10 outputs",
+            "'body' (4 -> 6)",
+            "'heads.main' (6 -> 3)",
+            "'embedding' (6 -> 2)",
+            "layer=",
+        ],
     ),
     "no such name": (Two(), {"layer": "fc"}, ["'fc'", "'heads.main' (6 -> 3)"]),
     "not a linear layer": (network(), {"layer": "4"}, ["'4'", "'5' (6 -> 3)"]),
@@ -552,7 +568,7 @@ NO_HEAD: dict[str, tuple[nn.Module, dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("name", NO_HEAD)
 def test_a_missing_classifier_is_reported_with_the_candidates(name: str) -> None:
     model, options, fragments = NO_HEAD[name]
-    with pytest.raises(ValueError, match="model|layer") as caught:
+    with pytest.raises(ValueError, match=r"model|layer") as caught:
         measure(model, batches(), **options)
     for fragment in fragments:
         assert fragment in str(caught.value)

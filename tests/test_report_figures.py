@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from torch import Tensor
 
 from neuralcollapse import METRICS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, wording, write_report
 from neuralcollapse.report.grams import gram_frames
-from neuralcollapse.report.history import read_histories
+from neuralcollapse.report.history import History, read_histories
 from neuralcollapse.report.scene import chosen_points, projection, scene_frames
 from neuralcollapse.report.snapshots import (
     MAX_CLASSES,
     MAX_STEPS,
+    Snapshots,
     chosen,
     packed,
     read_snapshot,
@@ -43,6 +45,15 @@ def drawn(panel: figures.Panel) -> dict:
 def panel_of(runs: list[Run], key: str) -> figures.Panel:
     (panel,) = [p for p in figures.metric_panels(read_histories(runs)) if p.key == key]
     return panel
+
+
+def bare_history(path: Path, means: Tensor, features: Tensor, labels: Tensor) -> History:
+    """A run with one snapshot, in which the classifier is the class means."""
+    run = Run.create(path / "bare", {}, {})
+    run.append({"epoch": 0, "train": {"counts": [1] * len(means)}})
+    tensors = {"means": means, "weight": means, "features": features, "labels": labels}
+    run.write_snapshot(0, {name: tensor.clone() for name, tensor in tensors.items()})
+    return read_histories([run])[0]
 
 
 @pytest.fixture
@@ -192,7 +203,7 @@ def test_packed_numbers_come_back(values):
 def test_heat_maps_hold_the_cosines(run):
     (history,) = read_histories([run])
     snapshot = read_snapshot(history, 2)
-    frames = gram_frames(history, [snapshot], [0, 1, 2, 3])
+    frames = gram_frames(Snapshots(history, [2]), [0, 1, 2, 3])
     means = snapshot.means.numpy() - snapshot.means.numpy().mean(0)
     for kind, vectors in (("means", means), ("weight", snapshot.weight.numpy())):
         (text,) = frames[kind]
@@ -208,49 +219,40 @@ def test_heat_maps_hold_the_cosines(run):
 
 def test_the_projection_is_orthonormal_and_shows_what_it_says(run):
     (history,) = read_histories([run])
-    snapshots = [read_snapshot(history, epoch) for epoch in (0, 4)]
-    directions = projection(snapshots[-1], [0, 1, 2, 3])
+    snapshots = Snapshots(history, [0, 4])
+    directions = projection(snapshots.last, [0, 1, 2, 3])
     np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-9)
     frames = scene_frames(snapshots, [0, 1, 2, 3])
     # Four class means, centred, span three directions: at the last epoch all is seen.
     assert frames["share"][1] == pytest.approx(1.0)
     assert 0 < frames["share"][0] < 1
     shown = unpacked(frames["means"][1], frames["scale"]).reshape(4, 3) * frames["radius"][1]
-    centred = (snapshots[1].means - snapshots[1].means.mean(0)).numpy()
+    means = snapshots.last.means.numpy()
+    centred = means - means.mean(0)
     np.testing.assert_allclose(shown @ shown.T, centred @ centred.T, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("num_classes, dim", [(2, 1), (2, 5), (3, 2), (5, 2), (12, 4)])
-def test_few_classes_and_few_dimensions_can_be_projected(tmp_path, num_classes, dim):
-    run = write_record(tmp_path / "run", num_classes=3, dim=2)
-    (history,) = read_histories([run])
-    generator = torch.Generator().manual_seed(0)
-    snapshot = read_snapshot(history, 4)
+def test_few_classes_and_few_dimensions_can_be_projected(tmp_path, generator, num_classes, dim):
     labels = torch.arange(num_classes).repeat(4)
-    means = torch.randn(num_classes, dim, generator=generator, dtype=torch.float64)
-    noise = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
-    snapshot = type(snapshot)(means, means, means[labels] + noise, labels)
-    directions = projection(snapshot, list(range(num_classes)))
+    means = torch.randn(num_classes, dim, generator=generator)
+    noise = torch.randn(len(labels), dim, generator=generator)
+    snapshots = Snapshots(bare_history(tmp_path, means, means[labels] + noise, labels), [0])
+    classes = list(range(num_classes))
+    directions = projection(snapshots.last, classes)
     assert directions.shape == (dim, 3)
-    gram = directions.T @ directions
     expected = torch.diag((torch.arange(3) < min(3, dim)).double())
-    torch.testing.assert_close(gram, expected, atol=1e-9, rtol=0)
-    (share,) = scene_frames([snapshot], list(range(num_classes)))["share"]
+    torch.testing.assert_close(directions.T @ directions, expected, atol=1e-9, rtol=0)
+    (share,) = scene_frames(snapshots, classes)["share"]
     assert share <= 1 + 1e-4  # five digits are kept
 
 
-def test_coinciding_class_means_can_be_projected(run):
-    (history,) = read_histories([run])
-    snapshot = read_snapshot(history, 4)
-    flat = type(snapshot)(
-        torch.zeros(4, 6, dtype=torch.float64),
-        torch.zeros(4, 6, dtype=torch.float64),
-        torch.zeros(3, 6, dtype=torch.float64),
-        torch.tensor([0, 1, 2]),
-    )
-    frames = scene_frames([flat], [0, 1, 2, 3])
+def test_coinciding_class_means_can_be_projected(tmp_path):
+    zeros, labels = torch.zeros(4, 6), torch.arange(4)
+    snapshots = Snapshots(bare_history(tmp_path, zeros, zeros, labels), [0])
+    frames = scene_frames(snapshots, [0, 1, 2, 3])
     assert frames["share"] == [0.0]
-    assert np.isnan(unpacked(gram_frames(history, [flat], [0, 1])["means"][0], 1)).all()
+    assert np.isnan(unpacked(gram_frames(snapshots, [0, 1])["means"][0], 1)).all()
 
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 30))

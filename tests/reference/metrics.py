@@ -25,9 +25,9 @@ class Moments:
 
     def centre(self, global_mean: str = "class") -> np.ndarray:
         if global_mean == "class":
-            return sum(self.means) / len(self.seen)
+            return np.sum(self.means, axis=0) / len(self.seen)
         weighted = [count * mean for count, mean in zip(self.counts, self.means, strict=True)]
-        return sum(weighted) / self.total
+        return np.sum(weighted, axis=0) / self.total
 
     def centred(self, global_mean: str = "class") -> np.ndarray:
         centre = self.centre(global_mean)

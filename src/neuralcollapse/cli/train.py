@@ -80,7 +80,7 @@ def _start(config: TrainConfig, out: Path | None, overwrite: bool) -> None:
     """Everything is checked before anything is written."""
     from neuralcollapse.record import find_runs
     from neuralcollapse.train.data import load_data
-    from neuralcollapse.train.loop import check_trainable, create_run
+    from neuralcollapse.train.loop import check_trainable, create_run, slow_precision
 
     methods = config.methods()
     if out is not None and out.exists() and not out.is_dir():
@@ -94,6 +94,9 @@ def _start(config: TrainConfig, out: Path | None, overwrite: bool) -> None:
     data = load_data(config)
     for method in methods:
         check_trainable(method, data)
+    warning = slow_precision(config)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     folder = out or _free_folder(config.data)
     for run in old:
         shutil.rmtree(run.path)

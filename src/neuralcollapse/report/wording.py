@@ -135,8 +135,14 @@ def comparison(histories: list[History], differing: list[str]) -> str:
     """What a report compares, in a sentence or two; `differing` are names of options."""
     if len(histories) == 1:
         return f"{_sentence_start(histories[0].method)}."
-    methods = [f"{history.label} ({history.method})" for history in histories]
-    text = f"Compares {', '.join(methods[:-1])} and {methods[-1]}."
+    methods = {history.method for history in histories}
+    names = [
+        history.label if len(methods) == 1 else f"{history.label} ({history.method})"
+        for history in histories
+    ]
+    text = f"Compares {', '.join(names[:-1])} and {names[-1]}."
+    if len(methods) == 1:
+        text += f" Each is {histories[0].method}."
     return text + (f" Options that differ: {', '.join(differing)}." if differing else "")
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-import neuralcollapse
+from neuralcollapse import __version__
 from neuralcollapse.record import Run
 from neuralcollapse.train.augmentation import augment
 from neuralcollapse.train.config import TrainConfig, measured_epochs
@@ -41,13 +41,26 @@ def create_run(path: str | Path, config: TrainConfig, data: Data) -> Run:
         "counts": data.counts(),
         "target": "orthogonal" if config.frame == "orthogonal" else "simplex",
         "versions": {
-            "neuralcollapse": neuralcollapse.__version__,
+            "neuralcollapse": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
         "platform": platform.platform(),
     }
     return Run.create(path, config.to_values(), info)
+
+
+def slow_precision(config: TrainConfig) -> str | None:
+    """A warning where the precision asked for makes training slower, or None."""
+    known = [
+        getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")
+    ]
+    fast = [check() for check in known if check is not None]
+    if config.precision != "bf16" or config.accelerator != "cpu" and torch.cuda.is_available():
+        return None
+    if fast and not any(fast):
+        return "this processor has no bf16 instructions: --precision bf16 is slower here than 32"
+    return None
 
 
 def check_trainable(config: TrainConfig, data: Data) -> None:
