@@ -33,12 +33,13 @@ FLOORS = {
     "heads": 4,
     "metrics": 4,
     "theory": 4,
-    "measurement": 5,
-    "integrations": 6,
-    "record": 6,
-    "report": 7,
-    "train": 7,
-    "cli": 8,
+    "tap": 5,
+    "measurement": 6,
+    "integrations": 7,
+    "record": 7,
+    "report": 8,
+    "train": 8,
+    "cli": 9,
 }
 BASES = {"losses": "loss", "frames": "frame", "metrics": "pairs", "theory": "prediction"}
 GATHERERS = {"__init__", "table"}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from neuralcollapse.losses import CrossEntropy as CrossEntropy
     from neuralcollapse.losses import DotRegression as DotRegression
     from neuralcollapse.losses import SquaredError as SquaredError
-    from neuralcollapse.measurement import FeatureTap as FeatureTap
     from neuralcollapse.measurement import Measurement as Measurement
     from neuralcollapse.measurement import measure as measure
     from neuralcollapse.measurement import measure_features as measure_features
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import nc4_disagreement as nc4_disagreement
     from neuralcollapse.statistics import ClassStatistics as ClassStatistics
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
+    from neuralcollapse.tap import FeatureTap as FeatureTap
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
@@ -51,13 +51,14 @@ _FACE = {
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead CosineHead FixedHead LinearHead",
     "losses": "AbstractLoss CrossEntropy DotRegression SquaredError",
-    "measurement": "FeatureTap Measurement measure measure_features",
+    "measurement": "Measurement measure measure_features",
     "metrics": (
         "METRICS cdnv nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
         "nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance nc2w_max_angle "
         "nc3_alignment nc3_duality nc4_disagreement"
     ),
     "statistics": "ClassStatistics StatisticsAccumulator",
+    "tap": "FeatureTap",
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names.split()}
 

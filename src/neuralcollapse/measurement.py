@@ -3,10 +3,8 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,12 +14,11 @@ from torch import Tensor, nn
 from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
-from neuralcollapse.heads import AbstractHead
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.table import METRICS, evaluate
-from neuralcollapse.scalars import check_integer
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
+from neuralcollapse.tap import FeatureTap, evaluating
 
 # Features up to this many bytes are kept for NC4; beyond it the data is read a second time.
 _KEPT_BYTES = 1 << 30
@@ -126,79 +123,6 @@ class Measurement:
             lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
         lines += [f"{name}: {value}" for name, value in self.conventions.items()]
         return "\n".join(lines)
-
-
-class FeatureTap(AbstractContextManager["FeatureTap"]):
-    """Reads what enters a model's classifier, and the classifier itself.
-
-    A forward pre-hook that is there inside the `with` block only.
-
-    Args:
-        model: any module.
-        layer: dotted name of the classifier; without it, the last linear layer (or head of this
-            library) whose output is `num_classes` wide, or simply the last one.
-        num_classes: K.
-
-    Raises:
-        ValueError: if there is no such layer; the message names the candidates.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        >>> with FeatureTap(model, num_classes=3) as tap:
-        ...     logits = model(torch.zeros(5, 4))
-        ...     features = tap.take()
-        >>> tap.name, tuple(features.shape), tuple(tap.weight.shape)
-        ('2', (5, 8), (3, 8))
-    """
-
-    def __init__(self, model: nn.Module, layer: str | None = None, num_classes: int | None = None):
-        if num_classes is not None:
-            check_integer("num_classes", num_classes, 1)
-        self.name, self._head = _find_head(model, layer, num_classes)
-        self._captured: list[Tensor] = []
-        self._handle: Any = None
-
-    @property
-    def weight(self) -> Tensor:
-        """(K, d), the classifier."""
-        return self._head.weight.detach()
-
-    @property
-    def bias(self) -> Tensor | None:
-        """(K,), its bias, or None."""
-        return None if self._head.bias is None else self._head.bias.detach()
-
-    def take(self) -> Tensor:
-        """(N, d), what entered the classifier in the forward pass just made."""
-        captured, self._captured = self._captured, []
-        if len(captured) != 1:
-            raise ValueError(
-                f"layer {self.name!r} must run exactly once per forward pass, ran {len(captured)} "
-                "times; name another layer"
-            )
-        features = captured[0]
-        if features.dim() != 2:
-            raise ValueError(
-                f"layer {self.name!r} must receive features of shape (N, d), got "
-                f"{tuple(features.shape)}; pool or flatten them before the classifier"
-            )
-        return features
-
-    def __enter__(self) -> "FeatureTap":
-        def capture(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._captured.append(inputs[0].detach())
-
-        self._handle = self._head.register_forward_pre_hook(capture)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._handle.remove()
-        self._captured = []
 
 
 def measure(
@@ -442,61 +366,6 @@ def _conclude(
         weight=weight,
         bias=bias,
     )
-
-
-def _find_head(
-    model: nn.Module, layer: str | None, num_classes: int | None
-) -> tuple[str, nn.Linear | AbstractHead]:
-    heads = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | AbstractHead)
-    }
-    listed = ", ".join(f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items())
-    candidates = f"its linear layers are {listed}" if heads else "it has none at all"
-    if layer is not None:
-        if layer not in heads:
-            raise ValueError(
-                f"layer must name a linear layer of the model, got {layer!r}; {candidates}"
-            )
-        wide = {layer: heads[layer]}
-    else:
-        wide = heads
-    if num_classes is not None:
-        wide = {name: head for name, head in wide.items() if len(head.weight) == num_classes}
-    if not wide:
-        what = f"with {num_classes} outputs" if num_classes is not None else ""
-        named = f" named {layer!r}" if layer is not None else ""
-        remedy = "; name one with layer=..., or correct num_classes" if heads else ""
-        raise ValueError(
-            f"model has no linear layer{named} {what}".rstrip() + f": {candidates}{remedy}"
-        )
-    name = list(wide)[-1]
-    return name, wide[name]
-
-
-@contextmanager
-def evaluating(
-    model: nn.Module, device: torch.device | str | None = None
-) -> Iterator[torch.device]:
-    """Evaluation mode without gradients; gives the device, by default where the model is.
-
-    Modes, of every submodule, and device are afterwards as they were.
-    """
-    modes = {module: module.training for module in model.modules()}
-    placed = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0)).device
-    device = placed if device is None else torch.device(device)
-    try:
-        if device != placed:
-            model.to(device)
-        model.eval()
-        with torch.no_grad():
-            yield device
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        if device != placed:
-            model.to(placed)
 
 
 def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor]:

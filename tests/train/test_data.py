@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import resource
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,16 @@ def parts(data: Data) -> dict[str, Any]:
 def rows(samples: Any) -> list[bytes]:
     """Every input as bytes."""
     return [row.numpy().tobytes() for row in samples.values]
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Two more GiB at most: hostile numbers must fail, not swallow the machine."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def refused(name: str, root: Path | None = None, **options: Any) -> str:

@@ -6,8 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neuralcollapse.measurement import Measurement, evaluating, measure
+from neuralcollapse.measurement import Measurement, measure
 from neuralcollapse.record import Run
+from neuralcollapse.tap import evaluating
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data
 from neuralcollapse.train.network import Network
