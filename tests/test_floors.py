@@ -269,7 +269,7 @@ def test_a_circle_is_named_arrow_by_arrow(house):
     (complaint,) = complaints(root)
     assert complaint.startswith("a circle:")
     assert (
-        f"{root / 'train' / 'data.py'}:2: train.data (floor 7) -> train.loop (floor 7)" in complaint
+        f"{root / 'train' / 'data.py'}:2: train.data (floor 8) -> train.loop (floor 8)" in complaint
     )
     assert (
         f"{root / 'train' / 'loop.py'}:2: train.loop (floor 7) -> train.data (floor 7)" in complaint

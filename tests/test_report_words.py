@@ -203,13 +203,13 @@ def test_the_table_for_the_terminal_fits(tmp_path):
         text = final_table(runs)
         assert max(map(len, text.splitlines())) <= 100
         for row in METRICS:
-            assert wording.title(row.key) in text
+            assert f"\n{row.key} " in text
     assert final_table([other]).isascii()
 
 
 def test_the_table_for_the_terminal_holds_the_numbers(run):
     text = final_table([run])
-    (line,) = [x for x in text.splitlines() if x.startswith(wording.title("nc1"))]
+    (line,) = [x for x in text.splitlines() if x.startswith("nc1 ")]
     final, selected = run.rows()[-1], run.rows()[-2]
     expected = [
         wording.shown(row[split]["metrics"]["nc1"])

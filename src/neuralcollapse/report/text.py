@@ -1,12 +1,13 @@
 """The final numbers of runs as plain text, for a terminal of 100 columns."""
 
+import textwrap
 from collections.abc import Sequence
 
 from neuralcollapse.record import Run
 from neuralcollapse.report.history import History, read_histories
 from neuralcollapse.report.tables import Group, Numbers, final_group, numbers, selected_group
 
-_TITLE, _COLLAPSE, _GROUP = 42, 13, 22
+_NAME, _COLLAPSE, _GROUP = 22, 10, 34
 _GROUPS_ABREAST = 2
 
 
@@ -31,7 +32,8 @@ def final_table(runs: Sequence[Run]) -> str:
 def _block(histories: list[History], groups: list[Group]) -> str:
     table = numbers(histories, groups)
     places = dict.fromkeys(group.run for group in groups)
-    lines = [_cut(_heading(histories[place]), 100) for place in places]
+    headings = [_printable(_heading(histories[place])) for place in places]
+    lines = [line for text in headings for line in textwrap.wrap(text, 100, subsequent_indent="  ")]
     lines += ["", *_header(table)]
     for line in table.lines:
         width = _GROUP if line.spanning else _GROUP // len(table.splits)
@@ -40,7 +42,7 @@ def _block(histories: list[History], groups: list[Group]) -> str:
             for cell in line.cells
         ]
         target = line.at_collapse if len(line.at_collapse) < _COLLAPSE else "by target"
-        named = line.title.ljust(_TITLE) + _ascii(target).rjust(_COLLAPSE)
+        named = (line.key or line.title).ljust(_NAME) + _ascii(target).rjust(_COLLAPSE)
         lines.append(named + "".join(cells))
     lines += [_printable(f"[{place}] {note}") for place, note in enumerate(table.notes, 1)]
     return "\n".join(lines)
@@ -51,12 +53,12 @@ def _heading(history: History) -> str:
 
 
 def _header(table: Numbers) -> list[str]:
-    start = " " * (_TITLE + _COLLAPSE)
+    start = " " * (_NAME + _COLLAPSE)
     labels = "".join(_cut(group.label, _GROUP - 2).rjust(_GROUP) for group in table.groups)
     captions = "".join(_cut(group.caption, _GROUP).rjust(_GROUP) for group in table.groups)
     width = _GROUP // len(table.splits)
     splits = "".join(split.rjust(width) for _ in table.groups for split in table.splits)
-    named = " " * _TITLE + "collapse".rjust(_COLLAPSE) + splits
+    named = " " * _NAME + "collapse".rjust(_COLLAPSE) + splits
     rule = "-" * len(named)
     several = len({group.run for group in table.groups}) > 1
     return [*([start + labels] if several else []), start + captions, named, rule]
