@@ -272,5 +272,5 @@ def test_a_circle_is_named_arrow_by_arrow(house):
         f"{root / 'train' / 'data.py'}:2: train.data (floor 8) -> train.loop (floor 8)" in complaint
     )
     assert (
-        f"{root / 'train' / 'loop.py'}:2: train.loop (floor 7) -> train.data (floor 7)" in complaint
+        f"{root / 'train' / 'loop.py'}:2: train.loop (floor 8) -> train.data (floor 8)" in complaint
     )

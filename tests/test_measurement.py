@@ -302,6 +302,10 @@ def test_numpy_and_torch_give_the_same() -> None:
         assert_equal_measurements(other, expected)
     turned = measure_features(features[::-1], labels[::-1], weight[:, ::1], bias)
     assert_equal_measurements(turned, expected)
+    swapped = measure_features(
+        features.astype(">f8"), labels.astype(">i4"), weight.astype(">f8"), bias.astype(">f8")
+    )
+    assert_equal_measurements(swapped, expected)
     fortran = measure_features(np.asfortranarray(features), labels, weight, bias)
     assert_equal_measurements(fortran, expected)
     for array in arrays:

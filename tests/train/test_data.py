@@ -384,7 +384,6 @@ def constant(value: float) -> np.ndarray:
         ({"features": constant(1), "labels": Y * 0}, "two classes|2 classes|at least 2"),
         ({"features": constant(np.nan), "labels": Y}, "finite"),
         ({"features": constant(np.inf), "labels": Y}, "finite"),
-        ({"features": constant(1e300), "labels": Y}, "finite|float32"),
         ({"features": constant(1) + 1j, "labels": Y}, "features must be numbers"),
         ({"features": constant(1).astype(str), "labels": Y}, "features must be numbers"),
         ({"features": constant(1)[:, 0], "labels": Y}, "features must"),
