@@ -29,8 +29,8 @@ def test_every_row_is_told(page: str) -> None:
 
 def test_the_options_name_what_the_lists_hold() -> None:
     # The options are read without torch, so their names stand a second time.
-    assert LOSS_NAMES == tuple(loss.name for loss in LOSSES)
-    assert FRAME_NAMES == tuple(name for name, _ in FRAMES)
+    assert tuple(loss.name for loss in LOSSES) == LOSS_NAMES
+    assert tuple(name for name, _ in FRAMES) == FRAME_NAMES
     assert [f"{name.capitalize()}Head" for name in HEAD_NAMES] == [h.__name__ for h in HEADS]
 
 

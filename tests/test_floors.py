@@ -22,6 +22,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 FLOORS = {
     "checks": 1,
     "files": 1,
+    "precision": 1,
     "scalars": 1,
     "sphere": 1,
     "energy": 2,

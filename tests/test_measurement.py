@@ -458,7 +458,7 @@ class Elsewhere(nn.Module):
 def test_the_device_is_restored_when_moving_fails() -> None:
     model = Elsewhere()
     modes = mixed_modes(model)
-    with pytest.raises(RuntimeError, match="no such device"):
+    with pytest.raises(ValueError, match="no such device"):
         measure(model, batches(), device="cuda")
     assert model.places == ["cuda", "cpu"]
     assert [module.training for module in model.modules()] == modes

@@ -32,7 +32,8 @@ class AbstractHead(nn.Module, ABC):
     def forward(self, features: Tensor) -> Tensor:
         """(N, K), the logits of features (N, d)."""
         features, weight, bias = self.operands(features)
-        return linear(features, weight.to(features.dtype), bias)
+        shift = None if bias is None else bias.to(features.dtype)
+        return linear(features, weight.to(features.dtype), shift)
 
     @property
     def num_classes(self) -> int:
@@ -67,6 +68,10 @@ class LinearHead(AbstractHead):
     def operands(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Features, weight and bias as they are."""
         return features, self.weight, self.bias
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the brackets."""
+        return f"{self.num_classes}, {self.dim}, bias={self.bias is not None}"
 
 
 class CosineHead(AbstractHead):
@@ -128,6 +133,11 @@ class FixedHead(AbstractHead):
 
     def __init__(self, frame: Frame, *, scale: float = 1.0):
         super().__init__()
+        if not isinstance(frame, Frame):
+            raise TypeError(
+                f"frame must be a Frame, got {type(frame).__name__}; make one with simplex_etf or "
+                "Frame(kind, vectors)"
+            )
         scale = check_number("scale", scale, minimum=0, exclusive=True)
         self.register_buffer("weight", frame.vectors * scale)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,12 +17,17 @@ from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.scalars import check_choice
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
 
 # Features up to this many bytes are kept for NC4; beyond it the data is read a second time.
 _KEPT_BYTES = 1 << 30
+
+
+# A larger label is a mistake rather than a class, unless num_classes says otherwise.
+_MOST_CLASSES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +63,13 @@ class Measurement:
         """Classes without a sample; they are left out of every metric."""
         return tuple(k for k, count in enumerate(self.counts) if count == 0)
 
-    def geometry(self) -> Geometry:
+    def geometry(self, global_mean: GlobalMean = "class") -> Geometry:
         """Gram blocks of the centred means and classifier rows of the classes seen."""
         if self.statistics is None:
             raise ValueError("geometry needs the statistics, which a measurement read back lacks")
         seen = self.statistics.seen
         weight = None if self.weight is None else self.weight[seen]
-        return Geometry.from_vectors(self.statistics.centred_means(), weight)
+        return Geometry.from_vectors(self.statistics.centred_means(global_mean), weight)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: an undefined metric is None and has a reason in `undefined`."""
@@ -87,8 +93,8 @@ class Measurement:
                 metrics=metrics,
                 undefined=dict(values["undefined"]),
                 conventions=dict(values["conventions"]),
-                counts=tuple(values["counts"]),
-                accuracy=values["accuracy"],
+                counts=tuple(int(count) for count in values["counts"]),
+                accuracy=None if values["accuracy"] is None else float(values["accuracy"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
@@ -109,7 +115,7 @@ class Measurement:
         """A table with every convention below it."""
         lines = [f"{'metric':<20} {'value':>12}  {'collapse':>8}  meaning"]
         for metric in METRICS:
-            value = self.metrics[metric.key]
+            value = self.metrics.get(metric.key, math.nan)
             shown = f"{value:>12.6g}" if math.isfinite(value) else f"{'-':>12}"
             lines.append(f"{metric.key:<20} {shown}  {metric.at_collapse:>8g}  {metric.summary}")
         if self.accuracy is not None:
@@ -151,7 +157,8 @@ def measure(
             `num_classes` wide.
         num_classes: K; by default the width of the last linear layer.
         device: where to run; by default where the model is.
-        normalize: scale every feature to unit length first.
+        normalize: scale every feature to unit length first. Only accuracy and the classifier's
+            side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
         distributed: the loader holds one process's part of the data; the result is that of all
@@ -169,24 +176,31 @@ def measure(
         >>> measurement["nc1"] > 0
         True
     """
+    check_choice("global_mean", global_mean, ("class", "sample"))
     with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
 
         def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = _inputs_and_labels(batch)
                 model(inputs.to(device))
-                features = tap.take()
-                yield directions(features) if normalize else features, labels.to(device)
+                yield tap.take(), labels.to(device)
 
-        statistics, kept, same_again = _accumulate(batches, tap, loader)
+        statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
         if distributed:
             statistics = statistics.merge_processes()
+        # Only now: the part of one process may be empty, and the others wait for it.
+        if statistics.num_samples == 0:
+            raise ValueError("loader must yield at least one sample, got none")
+        # Copies: the measurement must not follow the parameters when training goes on.
+        weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
         looks = kept or same_again
-        decisions = _decisions(statistics, tap.weight, tap.bias, looks, distributed=distributed)
+        decisions = _decisions(
+            statistics, weight, bias, looks, normalize=normalize, distributed=distributed
+        )
         return _conclude(
             statistics,
-            tap.weight,
-            tap.bias,
+            weight,
+            bias,
             decisions,
             normalize=normalize,
             global_mean=global_mean,
@@ -214,7 +228,8 @@ def measure_features(
         weight: (K, d), the classifier, or None.
         bias: (K,), its bias, or None.
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
-        normalize: scale every feature to unit length first.
+        normalize: scale every feature to unit length first. Only accuracy and the classifier's
+            side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
 
@@ -250,11 +265,17 @@ def measure_features(
         bias = bias.detach().to(features.device)
     if num_classes is None:
         num_classes = len(weight) if weight is not None else max(0, int(labels.max())) + 1
-    if normalize:
-        features = directions(features)
-    statistics = ClassStatistics.from_features(features, labels, num_classes)
+        if weight is None and num_classes > _MOST_CLASSES:
+            raise ValueError(
+                f"labels must lie below {_MOST_CLASSES} where num_classes is not given, got "
+                f"{num_classes - 1}; pass num_classes if that is meant"
+            )
+    shown = directions(features) if normalize else features
+    statistics = ClassStatistics.from_features(shown, labels, num_classes)
     kept = [(features, labels)]
-    decisions = None if weight is None else _decisions(statistics, weight, bias, kept)
+    decisions = (
+        None if weight is None else _decisions(statistics, weight, bias, kept, normalize=normalize)
+    )
     return _conclude(
         statistics,
         weight,
@@ -279,27 +300,23 @@ class _Decisions:
 
 
 def _accumulate(
-    batches: Batches, tap: FeatureTap, loader: Iterable[Any]
+    batches: Batches, tap: FeatureTap, loader: Iterable[Any], normalize: bool
 ) -> tuple[ClassStatistics, list[tuple[Tensor, Tensor]], Iterable[tuple[Tensor, Tensor]] | None]:
     """(statistics, the features if they are few enough to keep, else the same batches again)."""
-    accumulator: StatisticsAccumulator | None = None
+    num_classes, dim = tap.weight.shape
+    # Double precision is not to be had on every accelerator.
+    home = "cpu" if tap.weight.device.type == "mps" else tap.weight.device
+    accumulator = StatisticsAccumulator(num_classes, dim, device=home)
     kept: list[tuple[Tensor, Tensor]] = []
     kept_bytes = 0
     for features, labels in batches("measuring"):
-        if accumulator is None:
-            num_classes, dim = tap.weight.shape
-            # Double precision is not to be had on every accelerator.
-            home = "cpu" if features.device.type == "mps" else features.device
-            accumulator = StatisticsAccumulator(num_classes, dim, device=home)
-        accumulator.update(features, labels)
+        accumulator.update(directions(features) if normalize else features, labels)
         kept_bytes += features.nbytes
         if kept_bytes <= _KEPT_BYTES:
             kept.append((features, labels))
         else:
             kept.clear()
-    if accumulator is None or accumulator.num_samples == 0:
-        raise ValueError("loader must yield at least one sample, got none")
-    again = None if iter(loader) is loader else batches("measuring decisions")
+    again = None if isinstance(loader, Iterator) else batches("measuring decisions")
     return accumulator.result(), kept, again
 
 
@@ -309,12 +326,18 @@ def _decisions(
     bias: Tensor | None,
     batches: Iterable[tuple[Tensor, Tensor]] | None,
     *,
+    normalize: bool,
     distributed: bool = False,
 ) -> _Decisions:
     """Compare the classifier with the nearest class mean and with the labels."""
     if batches is None:
         return _Decisions(None, "features did not fit into memory and the loader runs only once")
-    rule, home = NearestMean(statistics), statistics.means.device
+    nearest, home = NearestMean(statistics), statistics.means.device
+
+    def rule(block: Tensor) -> Tensor:
+        # The classifier decides on what it was given; only the means are of unit features.
+        return nearest(directions(block) if normalize else block)
+
     weight, bias = weight.to(home), None if bias is None else bias.to(home)
     counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
     for features, labels in batches:
@@ -346,7 +369,7 @@ def _conclude(
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
     conventions = {
         "split": split or "as given",
-        "layer": f"input of {layer}" if layer is not None else "features as given",
+        "layer": f"input of {layer or 'the model'}" if layer is not None else "features as given",
         "features": "scaled to unit length" if normalize else "raw",
         "classifier": classifier,
         "global_mean": means[global_mean],
@@ -385,7 +408,10 @@ def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any
     from rich.console import Console
     from rich.progress import track
 
-    total = len(loader) if hasattr(loader, "__len__") else None  # pyright: ignore[reportArgumentType]
+    try:
+        total = len(loader)  # pyright: ignore[reportArgumentType]
+    except TypeError:  # a generator, or a loader of a data set that has no length
+        total = None
     return track(loader, task, total=total, console=Console(stderr=True), transient=True)
 
 
@@ -393,9 +419,16 @@ def _tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     try:
-        return torch.as_tensor(value)
+        array = np.asarray(value)
+        # torch shares neither foreign byte orders nor read-only or reversed memory.
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        return torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:
         dtype = getattr(value, "dtype", type(value).__name__)
+        reason = str(error).splitlines()[0]
         raise TypeError(
-            f"{name} must be a tensor or a numeric array, got {dtype} ({error})"
+            f"{name} must be a tensor or a numeric array, got {dtype} ({reason})"
         ) from None

@@ -1,6 +1,7 @@
 """Checks of plain arguments, in the style of `checks`; for callers that do without torch."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 
@@ -20,14 +21,18 @@ def check_number(
     name: str, value: Any, *, minimum: float = -float("inf"), exclusive: bool = False
 ) -> float:
     """Return `value` as a finite float that is at least (or, if `exclusive`, above) `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    try:
+        value = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        value = float("inf")
     bound = f"above {minimum:g}" if exclusive else f"at least {minimum:g}"
     too_low = value <= minimum if exclusive else value < minimum
     if value != value or abs(value) == float("inf") or too_low:
         rule = "finite" if minimum == -float("inf") else f"finite and {bound}"
         raise ValueError(f"{name} must be {rule}, got {value}")
-    return float(value)
+    return value
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:

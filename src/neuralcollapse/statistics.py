@@ -15,6 +15,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
 from neuralcollapse.files import read_tensors, write_tensors
+from neuralcollapse.precision import FullPrecision
 from neuralcollapse.scalars import check_choice, check_integer
 
 GlobalMean = Literal["class", "sample"]
@@ -110,12 +111,18 @@ class ClassStatistics:
         means = self.seen_means
         if kind == "class":
             return means.mean(0)
-        share = self.counts[self.seen] / self.num_samples
-        return share.to(means.dtype) @ means
+        share = self.counts[self.seen].to(means.dtype) / self.num_samples
+        return (share[:, None] * means).sum(0)
 
     def centred_means(self, global_mean: GlobalMean = "class") -> Tensor:
         """(K seen, d), the means of the classes seen minus the global mean."""
-        return self.seen_means - self.global_mean(global_mean)
+        check_choice("global_mean", global_mean, ("class", "sample"))
+        # From differences, so that means which coincide give exact zeros and not their rounding.
+        means = self.seen_means - self.seen_means[:1]
+        if global_mean == "class":
+            return means - means.mean(0)
+        share = self.counts[self.seen].to(means.dtype) / self.num_samples
+        return means - (share[:, None] * means).sum(0)
 
     def merge(self, other: "ClassStatistics") -> "ClassStatistics":
         """Statistics of both data sets together, as if accumulated in one.
@@ -138,18 +145,20 @@ class ClassStatistics:
                 "statistics to merge must both hold the scatter or both lack it; "
                 "accumulate both with the same scatter=..."
             )
-        other = other.to(self.means.device, self.means.dtype)
+        dtype = torch.promote_types(self.means.dtype, other.means.dtype)
+        self, other = self.to(dtype=dtype), other.to(self.means.device, dtype)
         counts = self.counts + other.counts
         # Only classes that both have seen have a difference; a nan row must not spread.
         here, there = self.seen, other.seen
         gap = torch.where((here & there)[:, None], other.means - self.means, 0.0)
-        share = other.counts / counts.clamp(min=1)
+        share = other.counts.to(dtype) / counts.clamp(min=1)
         means = torch.where(here[:, None], self.means + share[:, None] * gap, other.means)
         lever = self.counts * share  # n_a n_b / (n_a + n_b)
         spread = self.spread + other.spread + lever * gap.square().sum(1)
         scatter = None
         if self.scatter is not None and other.scatter is not None:
-            scatter = self.scatter + other.scatter + gap.T @ (lever[:, None] * gap)
+            with FullPrecision(gap.device.type):
+                scatter = self.scatter + other.scatter + gap.T @ (lever[:, None] * gap)
         return ClassStatistics(counts, means, spread, scatter)
 
     def merge_processes(self) -> "ClassStatistics":
@@ -209,11 +218,27 @@ class ClassStatistics:
         except KeyError as error:
             raise ValueError(f"{path} lacks the array {error.args[0]!r}") from None
         scatter = tensors.get("scatter")
-        num_classes, dim = means.shape if means.dim() == 2 else (-1, -1)
-        shapes_fit = counts.shape == spread.shape == (num_classes,)
-        if not shapes_fit or (scatter is not None and scatter.shape != (dim, dim)):
-            raise ValueError(f"{path} holds arrays whose shapes do not fit together")
+        problem = _misfit(counts, means, spread, scatter)
+        if problem:
+            raise ValueError(f"{path} does not hold class statistics: {problem}")
         return ClassStatistics(counts, means, spread, scatter)
+
+
+def _misfit(counts: Tensor, means: Tensor, spread: Tensor, scatter: Tensor | None) -> str | None:
+    """Why these arrays cannot be the statistics of any features, or None."""
+    num_classes, dim = means.shape if means.dim() == 2 else (0, 0)
+    sums = [means, spread] if scatter is None else [means, spread, scatter]
+    if not num_classes or not dim or counts.shape != (num_classes,) or spread.shape != counts.shape:
+        return "the shapes of its arrays do not fit together"
+    if scatter is not None and scatter.shape != (dim, dim):
+        return f"scatter must have shape ({dim}, {dim}), got {tuple(scatter.shape)}"
+    if counts.dtype != torch.int64 or bool((counts < 0).any()):
+        return "counts must be int64 and not negative"
+    if means.dtype not in (torch.float32, torch.float64) or len({s.dtype for s in sums}) > 1:
+        return "means and sums must all be float32 or all float64"
+    if not all(bool(torch.isfinite(s).all()) for s in [means[counts > 0], *sums[1:]]):
+        return "means and sums must be finite"
+    return "spread must not be negative" if bool((spread < 0).any()) else None
 
 
 class StatisticsAccumulator:
@@ -236,7 +261,8 @@ class StatisticsAccumulator:
         num_classes: K, at least 1.
         dim: d, the width of the features.
         scatter: also accumulate the (d, d) scatter, which `nc1` needs.
-        dtype: type of the sums, float64 (default) or float32 for half the memory.
+        dtype: type of the running sums, float64 (default) or float32 for half the memory. Results
+            are in float64 either way.
         device: where the sums are kept; batches are moved there.
 
     Example:
@@ -300,7 +326,7 @@ class StatisticsAccumulator:
         else:
             features, labels = self._defer_checks(features, labels)
         anchors = self._choose_precision(features.dtype)
-        with _FullPrecision(self.device.type):
+        with FullPrecision(self.device.type):
             for start in range(0, len(features), _BLOCK_ROWS):
                 stop = start + _BLOCK_ROWS
                 self._add_block(anchors, features[start:stop], labels[start:stop])
@@ -316,11 +342,22 @@ class StatisticsAccumulator:
         """The statistics of all batches so far; more batches may follow."""
         self._raise_deferred()
         self._flush()
-        means = self._offsets / self._counts[:, None]  # nan where a class was never seen
+        if not bool(torch.isfinite(self._spread).all()):
+            raise ValueError(
+                "features must be small enough for their squares, got a sum that overflows; "
+                "scale them down or pass them in float64"
+            )
+        # In double even where the sums are single: means of 30 in float32 would not hold the gaps
+        # of 1e-6 between parts that `merge` needs. (Apple's accelerator has no double.)
+        wide = self.dtype if self.device.type == "mps" else torch.float64
+        means = self._offsets.to(wide) / self._counts[:, None]  # nan where never seen
         if self._anchors is not None:
             means += self._anchors[:-1]
-        scatter = None if self._scatter is None else (self._scatter + self._scatter.T).div_(2)
-        return ClassStatistics(self._counts.clone(), means, self._spread.clone(), scatter)
+        scatter = None if self._scatter is None else self._scatter.to(wide)
+        scatter = None if scatter is None else (scatter + scatter.T).div_(2)
+        return ClassStatistics(
+            self._counts.clone(), means, self._spread.to(wide, copy=True), scatter
+        )
 
     def _add_block(self, anchors: Tensor, block: Tensor, labels: Tensor) -> None:
         block = block.to(anchors.dtype)
@@ -398,22 +435,3 @@ class StatisticsAccumulator:
                 f"labels must lie in [0, {self.num_classes}), got {out_of_range} samples outside "
                 "so far; correct them and accumulate anew"
             )
-
-
-class _FullPrecision:
-    """Products in the precision of their operands: no autocast, no TensorFloat-32."""
-
-    def __init__(self, device_type: str):
-        self._cuda = device_type == "cuda"
-        self._autocast = torch.autocast(device_type, enabled=False)
-
-    def __enter__(self) -> None:
-        self._autocast.__enter__()
-        if self._cuda:
-            self._allowed = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = False
-
-    def __exit__(self, *error: object) -> None:
-        if self._cuda:
-            torch.backends.cuda.matmul.allow_tf32 = self._allowed
-        self._autocast.__exit__(*error)

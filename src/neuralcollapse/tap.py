@@ -69,10 +69,11 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         return features
 
     def __enter__(self) -> "FeatureTap":
-        def capture(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._captured.append(inputs[0].detach())
+        def capture(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            features = inputs[0] if inputs else next(iter(named.values()))
+            self._captured.append(features.detach())
 
-        self._handle = self._head.register_forward_pre_hook(capture)
+        self._handle = self._head.register_forward_pre_hook(capture, with_kwargs=True)
         return self
 
     def __exit__(
@@ -98,15 +99,24 @@ def evaluating(
     device = placed if device is None else torch.device(device)
     try:
         if device != placed:
-            model.to(device)
+            _move(model, device)
         model.eval()
-        with torch.no_grad():
+        # A loader draws from the global generator; training must go on as if nobody had measured.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             yield device
     finally:
         for module, mode in modes.items():
             module.training = mode
         if device != placed:
             model.to(placed)
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    try:
+        model.to(device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that is here, got {device}: {reason}") from None
 
 
 def _find_head(
@@ -116,6 +126,7 @@ def _find_head(
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | AbstractHead)
+        and not isinstance(module, nn.LazyLinear)  # has no shape before its first input
     }
     listed = ", ".join(f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items())
     candidates = f"its linear layers are {listed}" if heads else "it has none at all"

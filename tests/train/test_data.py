@@ -25,7 +25,9 @@ PLACE = data_module._DEBIAN_FASHION_MNIST
 
 
 def load(name: str, root: Path | None = None, **options: Any) -> Data:
-    return load_data(TrainConfig(data=name, data_root=None if root is None else str(root), **options))
+    return load_data(
+        TrainConfig(data=name, data_root=None if root is None else str(root), **options)
+    )
 
 
 def parts(data: Data) -> dict[str, Any]:
@@ -173,9 +175,7 @@ def nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("nowhere_else")
 @pytest.mark.parametrize("compressed", [True, False], ids=["gz", "plain"])
 @pytest.mark.parametrize("inner", ["", "fashion-mnist", "FashionMNIST/raw"])
-def test_idx_files_under_the_root_are_found(
-    tmp_path: Path, inner: str, compressed: bool
-) -> None:
+def test_idx_files_under_the_root_are_found(tmp_path: Path, inner: str, compressed: bool) -> None:
     images = write_idx(tmp_path / inner, compressed=compressed)
     data = load("fashion-mnist", tmp_path)
     assert data.input_shape == (1, 28, 28)
@@ -187,9 +187,7 @@ def test_idx_files_under_the_root_are_found(
 
 
 @pytest.mark.usefixtures("nowhere_else")
-def test_the_places_are_searched_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_places_are_searched_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--data-root, then the environment variable, then Debian's place."""
     named, variable, debian = tmp_path / "named", tmp_path / "variable", tmp_path / "debian"
     for number, folder in enumerate((named, variable, debian)):
@@ -521,9 +519,7 @@ def test_an_unreadable_picture_is_named(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_without_pillow_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert "neuralcollapse[train]" in refused("imagefolder", tmp_path)
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from train.runs import blobs, method, trained
 
 from neuralcollapse import measure_features
 from neuralcollapse.heads import CosineHead
@@ -21,6 +20,7 @@ from neuralcollapse.train.network import (
     make_loss,
     make_network,
 )
+from train.runs import blobs, method, trained
 
 HEADS: list[dict[str, Any]] = [{"head": head} for head in HEAD_NAMES] + [{"bias": False}]
 

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 
 import pytest
-from train.runs import blobs, started
 
 from neuralcollapse.train.loop import train
+from train.runs import blobs, started
 
 
 class Screen(io.StringIO):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
-from train.processes import normalise_shares, normalised
 
 from neuralcollapse.train.synchronised import synchronise_batch_norm
+from train.processes import normalise_shares, normalised
 
 WORLD = 2
 

@@ -58,6 +58,8 @@ def embed(
     Without a generator in the first r coordinates, with one in a random r-dimensional subspace
     and orientation, uniformly distributed.
     """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
     rank = vectors.shape[1]
     if generator is None:
         return torch.nn.functional.pad(vectors, (0, dim - rank)).to(dtype)

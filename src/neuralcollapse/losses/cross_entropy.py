@@ -52,9 +52,10 @@ class CrossEntropy(AbstractLoss):
         log_prior = None
         if class_counts is not None:
             counts = torch.as_tensor(class_counts, dtype=torch.float64)
-            if counts.dim() != 1 or not bool((counts > 0).all()):
+            usable = (counts > 0) & torch.isfinite(counts)
+            if counts.dim() != 1 or not len(counts) or not bool(usable.all()):
                 raise ValueError(
-                    "class_counts must be 1-D and positive for logit adjustment, got "
+                    "class_counts must be 1-D, positive and finite for logit adjustment, got "
                     f"{counts.tolist()}; leave out classes without samples"
                 )
             log_prior = (counts / counts.sum()).log().float()

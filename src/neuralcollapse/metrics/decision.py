@@ -1,10 +1,13 @@
 """NC4: does the classifier decide as the nearest class mean does?"""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from neuralcollapse.checks import check_matrix, check_vector
+from neuralcollapse.precision import FullPrecision
 from neuralcollapse.statistics import ClassStatistics
 
 # Scores per block: 2^22 floats are 16 MiB.
@@ -30,23 +33,27 @@ class NearestMean:
     def __init__(self, statistics: ClassStatistics):
         self._classes = statistics.seen.nonzero().squeeze(1)
         self._centre = statistics.global_mean()
-        self._means = statistics.centred_means()
-        self._half_squares = self._means.square().sum(1) / 2
+        self._means = statistics.seen_means
 
     def __call__(self, features: Tensor) -> Tensor:
         """(N,) int64, the nearest class of each row of features (N, d)."""
         dtype = torch.promote_types(features.dtype, torch.float32)
-        means, half_squares = self._means.to(dtype), self._half_squares.to(dtype)
+        # Rounded first, so that means and features are moved by exactly the same.
+        centre = self._centre.to(dtype)
+        means = self._means - centre
+        half_squares = (means.square().sum(1) / 2).to(dtype)
         # argmin of the distance = argmax of <h, mu> - |mu|^2 / 2; |h|^2 does not matter.
-        centred = features.to(dtype) - self._centre.to(dtype)
-        return self._classes[(centred @ means.T - half_squares).argmax(1)]
+        with FullPrecision(features.device.type):
+            scores = (features.to(dtype) - centre) @ means.to(dtype).T - half_squares
+        return self._classes[scores.argmax(1)]
 
 
 def linear_decision(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(N,) int64, argmax of the logits features @ weight.T + bias, in float32 or better."""
     dtype = torch.promote_types(features.dtype, torch.float32)
-    logits = linear(features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-    return logits.argmax(1)
+    shift = None if bias is None else bias.to(dtype)
+    with FullPrecision(features.device.type):
+        return linear(features.to(dtype), weight.to(dtype), shift).argmax(1)
 
 
 def nc4_disagreement(
@@ -85,7 +92,7 @@ def nc4_disagreement(
 
 
 def decision_counts(
-    rule: NearestMean,
+    rule: Callable[[Tensor], Tensor],
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,

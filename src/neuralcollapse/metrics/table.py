@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from neuralcollapse.metrics.angles import (
@@ -157,6 +158,8 @@ def evaluate(
     Returns:
         Values, nan where undefined or infinite, and the reason for each nan.
     """
+    if weight is not None:
+        weight = weight.detach().to(statistics.means.device)
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for metric in METRICS:
@@ -187,6 +190,8 @@ def _value(
     metric: Metric, statistics: ClassStatistics, weight: Tensor | None, global_mean: GlobalMean
 ) -> float:
     given: dict[str, Any] = {"statistics": statistics, "weight": weight}
+    if weight is not None and "statistics" not in metric.needs:
+        given["weight"] = weight[statistics.seen]
     arguments = [given[need] for need in metric.needs if need in given]
     options = {"global_mean": global_mean} if metric.takes_global_mean else {}
     return float(metric.function(*arguments, **options))
@@ -195,11 +200,14 @@ def _value(
 def _why(metric: Metric, value: float, statistics: ClassStatistics, weight: Tensor | None) -> str:
     """The reason for a value that is not finite."""
     num_seen = int(statistics.seen.sum())
-    if "statistics" in metric.needs and num_seen < 2:
+    if num_seen < 2:
         return f"needs two classes with samples, got {num_seen} of {statistics.num_classes}"
     if "weight" in metric.needs and weight is not None:
         if len(weight) < 2:
             return "needs a classifier of two classes or more"
+        broken = (~torch.isfinite(weight).all(1)).nonzero().flatten().tolist()
+        if broken:
+            return f"rows {broken[:5]} of the classifier are not finite"
         zero_rows = (weight.norm(dim=1) == 0).nonzero().flatten().tolist()
         if zero_rows:
             return f"rows {zero_rows[:5]} of the classifier are zero and have no direction"

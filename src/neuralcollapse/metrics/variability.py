@@ -9,6 +9,8 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean
 # A pair closer than this, relative to the squared norms, is recomputed from its difference:
 # the Gram formula for the squared distance loses its digits there.
 _CLOSE = 1e-6
+# So many pairs at a time.
+_EXACT_PAIRS = 4096
 
 
 def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
@@ -48,8 +50,9 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Te
         return _undefined(centred)
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     singular, directions = singular[: num_seen - 1], directions[: num_seen - 1]
-    tolerance = max(num_seen, dim) * torch.finfo(torch.float64).eps
-    kept = singular > tolerance * singular[0]
+    # A direction below the rounding of the means themselves, offset included, is not there.
+    size = statistics.seen_means.double().norm()
+    kept = singular > max(num_seen, dim) * torch.finfo(torch.float64).eps * size
     if not bool(kept.any()):
         return _undefined(centred)
     # within_covariance is positive semi-definite; only rounding can make this energy negative.
@@ -117,10 +120,9 @@ def cdnv(statistics: ClassStatistics) -> Tensor:
     for rows, columns, pairs in pair_blocks(num_seen):
         scale = norms[rows, None] + norms[None, columns]
         squared = scale - 2 * means[rows] @ means[columns].T
-        close = ((squared < _CLOSE * scale) & pairs).nonzero()
-        if len(close):
-            exact = means[rows][close[:, 0]] - means[columns][close[:, 1]]
-            squared[close[:, 0], close[:, 1]] = exact.square().sum(1)
+        close = ((squared < _CLOSE * scale) & pairs.to(squared.device)).nonzero()
+        for k, j in (some.unbind(1) for some in close.split(_EXACT_PAIRS)):
+            squared[k, j] = (means[rows][k] - means[columns][j]).square().sum(1)
         ratios = (variances[rows, None] + variances[None, columns]) / (2 * squared)
         total = total + ratios[pairs].sum()
     return total / (num_seen * (num_seen - 1) / 2)
