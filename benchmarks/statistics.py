@@ -9,6 +9,7 @@ input excluded. All in one process on one thread, the repetitions of each in tur
 """
 
 import argparse
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(options.samples, options.dim, generator=generator)

@@ -353,8 +353,10 @@ class StatisticsAccumulator:
         means = self._offsets.to(wide) / self._counts[:, None]  # nan where never seen
         if self._anchors is not None:
             means += self._anchors[:-1]
-        scatter = None if self._scatter is None else self._scatter.to(wide)
-        scatter = None if scatter is None else (scatter + scatter.T).div_(2)
+        scatter = self._scatter
+        if scatter is not None:
+            both = torch.empty_like(scatter, dtype=wide)
+            scatter = torch.add(scatter, scatter.T, out=both).div_(2)
         return ClassStatistics(
             self._counts.clone(), means, self._spread.to(wide, copy=True), scatter
         )
