@@ -26,7 +26,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## train on embedded data and print where the report is
-	$(BIN)/neuralcollapse train --out runs/demo --overwrite
+	OMP_NUM_THREADS=1 $(BIN)/neuralcollapse train --out runs/demo --overwrite
 
 install: $(READY)  ## make the environment
 	@echo "$(VENV) is ready"

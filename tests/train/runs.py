@@ -80,13 +80,14 @@ def assert_same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) 
 
 
 def assert_same_run(one: Run, other: Run) -> None:
-    """All that two finished runs hold is equal bit for bit, but for the time they took."""
+    """All that the other run holds this one holds bit for bit, but for the time it took."""
     assert plain_rows(one) == plain_rows(other)
     assert one.snapshot_epochs() == other.snapshot_epochs()
     for epoch in one.snapshot_epochs():
         assert_same_tensors(one.snapshot(epoch), other.snapshot(epoch))
-    assert one.checkpoint_epochs() == other.checkpoint_epochs()
-    for epoch in one.checkpoint_epochs():
+    # A run killed while it removed old checkpoints may keep one more.
+    assert set(one.checkpoint_epochs()) >= set(other.checkpoint_epochs())
+    for epoch in other.checkpoint_epochs():
         mine, theirs = one.checkpoint(epoch), other.checkpoint(epoch)
         assert_same_tensors(mine.tensors, theirs.tensors)
         assert timeless(mine.state) == timeless(theirs.state)

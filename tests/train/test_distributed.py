@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from train.runs import blobs, leaves
+from torch.multiprocessing.spawn import ProcessRaisedException
+from train.processes import server
+from train.runs import blobs, leaves, started
 
-from neuralcollapse.record import Run, find_runs
+from neuralcollapse.record import find_runs
+from neuralcollapse.train import loop
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import load_data
 from neuralcollapse.train.loop import create_run, train
@@ -88,14 +93,58 @@ def test_two_devices_measure_what_one_does(tmp_path: Path) -> None:
         if tensor.is_floating_point():
             torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
 
-    # What went wrong in a process comes out as one sentence, and a resumed run goes on.
-    assert command("train", "--resume", "--out", str(tmp_path / "two")).returncode == 0
-    assert json.loads((two.path / "summary.json").read_text())["status"] == "finished"
-    diverging = [*flags, "--lr", "1e30", "--devices", "2", "--out", str(tmp_path / "bad")]
-    failed = command("train", *diverging)
-    assert failed.returncode == 2
-    assert "use a lower --lr" in failed.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in failed.stderr
-    for run in find_runs(tmp_path / "bad", missing_ok=True):
-        assert isinstance(run, Run)
-        assert [row["epoch"] for row in run.rows()] == [0]
+
+class Launching:
+    """Fabric, as far as it is used to start processes."""
+
+    def __init__(self, happens: Callable[[], None]):
+        self._happens = happens
+
+    def launch(self, work: Any) -> None:
+        self._happens()
+
+
+def raised(text: str) -> Callable[[], None]:
+    def happens() -> None:
+        raise ProcessRaisedException(text, 0, 1)
+
+    return happens
+
+
+TRACE = """
+-- Process 1 terminated with the following error:
+Traceback (most recent call last):
+  File "loop.py", line 1, in _train
+"""
+
+
+def test_a_mistake_found_by_a_process_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = blobs()
+    run = started(tmp_path / "run", data)
+    fails = Launching(raised(f"{TRACE}ValueError: training diverged: use a lower --lr\n"))
+    monkeypatch.setattr(loop, "_fabric", lambda config: fails)
+    with pytest.raises(ValueError, match="^training diverged: use a lower --lr$"):
+        train(run, data, progress=False)
+    # What is not the user's mistake keeps its traceback.
+    fails = Launching(raised(f"{TRACE}KeyError: 'weight'\n"))
+    with pytest.raises(ProcessRaisedException, match="line 1, in _train"):
+        train(run, data, progress=False)
+
+
+def test_an_interrupted_run_leaves_no_process_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal to the first process alone must not let the others train on behind its back."""
+    child = server().Process(target=time.sleep, args=(60,))
+
+    def interrupted() -> None:
+        child.start()
+        raise KeyboardInterrupt
+
+    data = blobs()
+    run = started(tmp_path / "run", data)
+    monkeypatch.setattr(loop, "_fabric", lambda config: Launching(interrupted))
+    assert train(run, data, progress=False) == "interrupted"
+    assert not child.is_alive()

@@ -47,7 +47,10 @@ COMBINATIONS = [
 @pytest.mark.parametrize(
     "config, nc1, angle",
     # Dot regression is indifferent to lengths and comes to rest earlier.
-    [(config, *limits) for config, limits in zip(TrainConfig().methods(), ((0.02, 0.01), (0.06, 0.03)))],
+    [
+        (config, *limits)
+        for config, limits in zip(TrainConfig().methods(), ((0.02, 0.01), (0.06, 0.03)))
+    ],
     ids=["learned", "fixed"],
 )
 def test_the_main_job_collapses(
@@ -326,10 +329,16 @@ def test_weight_decay_is_that_of_the_options(tmp_path: Path, watched: Watched) -
 # --- what goes wrong ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lr", [1e4, 1e30])
-def test_divergence_is_one_sentence_and_the_record_is_whole(tmp_path: Path, lr: float) -> None:
+@pytest.mark.parametrize("batch_size", [16, 96])  # 96: one step an epoch, whose loss is finite
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("lr", [1e6, 1e30])
+def test_divergence_is_one_sentence_and_the_record_is_whole(
+    tmp_path: Path, lr: float, every: int, batch_size: int
+) -> None:
     data = blobs()
-    run = started(tmp_path / "run", data, lr=lr, loss="squared-error")
+    options: dict[str, Any] = {"measure_every": every, "checkpoint_seconds": 0.0}
+    options |= {"batch_size": batch_size, "lr": lr, "loss": "squared-error"}
+    run = started(tmp_path / "run", data, **options)
     with pytest.raises(ValueError, match="use a lower --lr than") as caught:
         train(run, data, progress=False)
     assert "\n" not in str(caught.value)

@@ -1,6 +1,8 @@
 """The one door of all losses."""
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -48,12 +50,20 @@ class AbstractLoss(nn.Module, ABC):
         labels = check_labels(labels, len(features))
         if labels.device.type == "cpu":
             check_label_range(labels, len(weight))
-        parts = list(self.terms(features, labels, weight, bias).values())
-        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+        return total(self.terms(features, labels, weight, bias))
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the terms of a loss."""
+    first, *others = terms.values()
+    return functools.reduce(torch.add, others, first)
 
 
 def logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(N, K), features @ weight.T + bias; the product in the features' type, widened to float32."""
-    product = linear(features, weight.to(features.dtype))
-    product = product.to(torch.promote_types(product.dtype, torch.float32))
+    weight = weight.to(features.dtype)
+    wide = torch.promote_types(features.dtype, torch.float32)
+    if features.dtype == wide:
+        return linear(features, weight, None if bias is None else bias.to(wide))
+    product = linear(features, weight).to(wide)
     return product if bias is None else product + bias

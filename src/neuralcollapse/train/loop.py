@@ -132,6 +132,8 @@ def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: boo
             objective.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
         )
         model, stepper = fabric.setup(objective, optimizer)
+        if fabric.world_size == 1 and config.precision == "32":
+            model = objective  # Fabric's wrapper has nothing to add, and costs 0.1 ms a step
         state = restore(run, objective, optimizer)
         observer = Observer(fabric, run, config, data, network)
         show = progress and fabric.is_global_zero
@@ -168,9 +170,7 @@ def _run_epochs(
     order = EpochOrder(
         len(data.train), config.batch_size, config.seed, fabric.global_rank, fabric.world_size
     )
-    batches = fabric.setup_dataloaders(
-        loader(data.train, order, config.workers), use_distributed_sampler=False
-    )
+    batches = loader(data.train, order, config.workers)
     to_measure = measured_epochs(config)
     if state.epoch == 0:
         if 0 in to_measure:
@@ -184,7 +184,12 @@ def _run_epochs(
         state.epoch += 1
         state.seconds += time.monotonic() - began
         bar.epoch(state)
-        improved = state.epoch in to_measure and observer(state, bar, lr)
+        try:
+            improved = state.epoch in to_measure and observer(state, bar, lr)
+        except ValueError as error:
+            if not str(error).startswith("features must be"):
+                raise
+            raise ValueError(_diverged(state.epoch, str(error), config)) from None
         due = time.monotonic() - saved_at >= config.checkpoint_seconds
         if improved or due or state.epoch == config.epochs:
             save_state()
@@ -210,13 +215,14 @@ def _run_epoch(
         lr = _cosine(config.lr, (state.epoch * steps + step) / (config.epochs * steps))
         for group in optimizer.param_groups:
             group["lr"] = lr
+        inputs, labels = inputs.to(fabric.device), labels.to(fabric.device)
         inputs = augment(inputs, config.augment, order, step)
         loss, terms, right = model(inputs, labels)
         fabric.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        for name, value in {**terms, "": loss}.items():
-            sums[name] = sums.get(name, 0) + value.detach()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value
         correct += right
         seen += len(labels)
     if fabric.world_size > 1:
@@ -224,15 +230,11 @@ def _run_epoch(
             dist.all_reduce(value)
         dist.all_reduce(correct)
     scale = 1 / (steps * fabric.world_size)
-    means = {name: float(value) * scale for name, value in sums.items()}
-    loss_mean = means.pop("")
-    state.loss, state.terms = loss_mean, means
+    state.terms = {name: float(value) * scale for name, value in sums.items()}
+    state.loss = loss_mean = sum(state.terms.values())
     state.accuracy = int(correct) / (seen * fabric.world_size)
     if not math.isfinite(loss_mean):
-        raise ValueError(
-            f"training diverged in epoch {state.epoch + 1}: the loss is {loss_mean}; use a lower "
-            f"--lr than {config.lr:g}"
-        )
+        raise ValueError(_diverged(state.epoch + 1, f"the loss is {loss_mean}", config))
     return lr
 
 
@@ -257,6 +259,10 @@ def _fabric(config: TrainConfig) -> Any:
             f"accelerator={config.accelerator} with devices={config.devices} cannot be had here: "
             f"{error}"
         ) from None
+
+
+def _diverged(epoch: int, sign: str, config: TrainConfig) -> str:
+    return f"training diverged in epoch {epoch}: {sign}; use a lower --lr than {config.lr:g}"
 
 
 def _cosine(start: float, done: float) -> float:

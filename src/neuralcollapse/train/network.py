@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from neuralcollapse.frames import FRAMES
 from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
 from neuralcollapse.losses import AbstractLoss, CrossEntropy, DotRegression, SquaredError
+from neuralcollapse.losses.loss import total
 from neuralcollapse.record import Run
 from neuralcollapse.train.backbones import Standardize, make_backbone
 from neuralcollapse.train.config import TrainConfig
@@ -71,7 +72,7 @@ class Objective(nn.Module):
         self.num_samples = num_samples
 
     def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """(objective, its terms, number of samples decided right)."""
+        """(objective, its terms without gradient, number of samples decided right)."""
         features, weight, bias = self.network.head.operands(self.network.features(inputs))
         terms = self.loss.terms(features, labels, weight, bias)
         if self.feature_decay:
@@ -81,7 +82,8 @@ class Objective(nn.Module):
         with torch.no_grad():
             logits = nn.functional.linear(features, weight.to(features.dtype), bias)
             correct = (logits.argmax(1) == labels).sum()
-        return torch.stack(list(terms.values())).sum(), terms, correct
+        shown = {name: term.detach() for name, term in terms.items()}
+        return total(terms), shown, correct
 
 
 def make_network(config: TrainConfig, num_classes: int, input_shape: tuple[int, ...]) -> Network:

@@ -104,16 +104,32 @@ class EpochOrder(Sampler[Tensor]):
                 yield share
 
 
-def loader(samples: AbstractSamples, order: EpochOrder, workers: int = 0) -> DataLoader[Any]:
-    """Batches of samples in an order; each batch is indexed at once, not sample by sample."""
-    if isinstance(samples, TensorSamples):
-        workers = 0
+class Batches:
+    """Batches of samples in an order; each is indexed at once, not sample by sample."""
+
+    def __init__(self, samples: AbstractSamples, order: EpochOrder):
+        self._samples, self._order = samples, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for positions in self._order:
+            yield self._samples[positions]
+
+
+def loader(
+    samples: AbstractSamples, order: EpochOrder, workers: int = 0
+) -> "Batches | DataLoader[Any]":
+    """Batches of samples in an order, prepared by worker processes if there are any."""
+    if isinstance(samples, TensorSamples) or not workers:
+        return Batches(samples, order)
     return DataLoader(
         samples,
         sampler=order,
         batch_size=None,
         num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=True,
         # Its own generator: otherwise every pass draws from torch's global one.
         generator=torch.Generator(),
     )
