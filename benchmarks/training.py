@@ -89,16 +89,11 @@ def recorded(config: TrainConfig, data: Data) -> None:
         train(create_run(Path(folder) / "run", config.methods()[0], data), data, progress=False)
 
 
-def epoch_seconds(
-    way: Callable[[TrainConfig, Data], None], config: TrainConfig, data: Data, epochs: int
-) -> float:
-    """Processor seconds per epoch, from a run of 2 and one of 2 + epochs epochs."""
-    spent = []
-    for number in (2, 2 + epochs):
-        began = time.process_time()
-        way(dataclasses.replace(config, epochs=number), data)
-        spent.append(time.process_time() - began)
-    return (spent[1] - spent[0]) / epochs
+def seconds(way: Callable[[TrainConfig, Data], None], config: TrainConfig, data: Data) -> float:
+    """Processor seconds of a run."""
+    began = time.process_time()
+    way(config, data)
+    return time.process_time() - began
 
 
 def main() -> None:
@@ -123,12 +118,16 @@ def main() -> None:
             "measured": (recorded, every),
             "tenth": (recorded, tenth),
         }
-        best = dict.fromkeys(ways, math.inf)
+        lengths = (2, 2 + epochs)
+        least = {(way, length): math.inf for way in ways for length in lengths}
         for function, settings in ways.values():
             function(dataclasses.replace(settings, epochs=2), data)  # warm up
         for _ in range(options.repetitions):
-            for way, (function, settings) in ways.items():
-                best[way] = min(best[way], epoch_seconds(function, settings, data, epochs))
+            for way, length in least:
+                function, settings = ways[way]
+                spent = seconds(function, dataclasses.replace(settings, epochs=length), data)
+                least[way, length] = min(least[way, length], spent)
+        best = {way: (least[way, lengths[1]] - least[way, lengths[0]]) / epochs for way in ways}
         print(
             f"{name:<26}{best['bare']:9.4f}{best['ours'] / best['bare']:9.3f}"
             f"{best['measured'] / best['bare']:10.3f}"

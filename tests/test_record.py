@@ -179,7 +179,7 @@ def test_snapshots_of_measured_epochs(run: Run) -> None:
     kept = run.snapshot(0)
     assert sorted(kept) == ["labels", "means"]
     assert all(torch.equal(kept[name], tensors[name]) for name in tensors)
-    with pytest.raises(ValueError, match="epoch-000003.safetensors does not exist"):
+    with pytest.raises(ValueError, match=r"epoch-000003\.safetensors does not exist"):
         run.snapshot(3)
 
 

@@ -15,6 +15,8 @@ pushed apart along a fixed tangent direction, the one of lower index forwards.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,39 +34,22 @@ Kernel = Callable[[Tensor], tuple[Tensor, Tensor]]
 _MIN_DISTANCE = 1e-6
 # Rows of a block: 16 MiB of float32 on a CPU, four times that on an accelerator.
 _BLOCK, _BLOCK_ACCELERATOR = 2048, 4096
-# Entries of the differences of pairs held at a time.
-_EXACT_ENTRIES = 1 << 20
+# So many pairs at a time by their differences.
+_EXACT_PAIRS = 4096
 
 
-def riesz_kernel(power: float) -> Kernel:
-    """sign(power) distance^(-power), or -log(distance) for power 0; power > -2.
-
-    Example:
-        >>> value, slope = riesz_kernel(2)(torch.tensor(4.0))
-        >>> float(value), float(slope)
-        (0.25, -0.0625)
-    """
-    power = check_number("power", power, minimum=-2, exclusive=True)
-
-    def kernel(squared: Tensor) -> tuple[Tensor, Tensor]:
-        if power == 0:
-            return squared.log().mul_(-0.5), squared.reciprocal().mul_(-0.5)
-        values = squared.pow(-power / 2)
-        values = values if power > 0 else values.neg_()
-        return values, (values / squared).mul_(-power / 2)
-
-    return kernel
+def _riesz(power: float, squared: Tensor) -> tuple[Tensor, Tensor]:
+    values = squared.pow(-power / 2).mul_(math.copysign(1, power))
+    return values, (values / squared).mul_(-power / 2)
 
 
-def gaussian_kernel(scale: float) -> Kernel:
-    """exp(-scale distance^2); scale > 0."""
-    scale = check_number("scale", scale, minimum=0, exclusive=True)
+def _log_riesz(power: float, squared: Tensor) -> tuple[Tensor, Tensor]:
+    return squared.log().mul_(-power / 2), squared.reciprocal().mul_(-power / 2)
 
-    def kernel(squared: Tensor) -> tuple[Tensor, Tensor]:
-        values = (squared * -scale).exp_()
-        return values, values * -scale
 
-    return kernel
+def _gaussian(scale: float, squared: Tensor) -> tuple[Tensor, Tensor]:
+    values = (squared * -scale).exp_()
+    return values, values * -scale
 
 
 def riesz_energy(
@@ -104,7 +89,9 @@ def riesz_energy(
         >>> riesz_energy(square, 2)
         tensor(2.5000)
     """
-    return pair_energy(vectors, riesz_kernel(power), False, min_distance, num_pairs, generator)
+    power = check_number("power", power, minimum=-2, exclusive=True)
+    kernel = partial(_riesz, power) if power else partial(_log_riesz, 1)
+    return pair_energy(vectors, kernel, False, min_distance, num_pairs, generator)
 
 
 def log_riesz_energy(
@@ -119,23 +106,17 @@ def log_riesz_energy(
 
         log(sum over k < j of norm(u_k - u_j)^(-s))
 
-    Computed from the logarithms of the terms, so that s = d-2 in high dimension neither overflows
-    nor underflows. Divided by s it tends to -log(separation) as s grows. The arguments are those
-    of `riesz_energy` with power > 0. Below `min_distance` the logarithm of the kernel continues
-    along its tangent. With `num_pairs` it is the logarithm of an unbiased estimate, on average
-    below the logarithm of the energy.
+    Computed from the logarithms of the terms: s = d-2 in high dimension neither overflows nor
+    underflows. Divided by s it tends to -log(separation) as s grows. Arguments and errors are those
+    of `riesz_energy`, for power > 0. Below `min_distance` the logarithm of the kernel continues
+    along its tangent; with `num_pairs` the value is the logarithm of an unbiased estimate.
 
     Example:
         >>> log_riesz_energy(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 510)
         tensor(-176.7525)
     """
     power = check_number("power", power, minimum=0, exclusive=True)
-    logarithm = riesz_kernel(0)
-
-    def kernel(squared: Tensor) -> tuple[Tensor, Tensor]:
-        values, slopes = logarithm(squared)
-        return values.mul_(power), slopes.mul_(power)
-
+    kernel = partial(_log_riesz, power)
     return pair_energy(vectors, kernel, True, min_distance, num_pairs, generator)
 
 
@@ -150,24 +131,15 @@ def gaussian_energy(
 
         sum over k < j of exp(-scale norm(u_k - u_j)^2)
 
-    The force between two points vanishes as they meet, to 2e-6 scale where they coincide.
-
-    Args:
-        vectors: (K, d), of any length but zero.
-        scale: above 0; the square of the inverse width, not its half.
-        num_pairs, generator: as in `riesz_energy`.
-
-    Returns:
-        0-d, float32 or the dtype of the vectors if that is wider.
-
-    Raises:
-        ValueError: if K < 2, a vector is zero or not finite, or the scale is 0 or less.
+    with `scale` > 0. The force between two points fades as they meet, down to 2e-6 scale where they
+    coincide. The other arguments and the errors are those of `riesz_energy`.
 
     Example:
         >>> gaussian_energy(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 0.5)
         tensor(0.3679)
     """
-    kernel = gaussian_kernel(scale)
+    scale = check_number("scale", scale, minimum=0, exclusive=True)
+    kernel = partial(_gaussian, scale)
     return pair_energy(vectors, kernel, num_pairs=num_pairs, generator=generator)
 
 
@@ -178,21 +150,17 @@ def gaussian_log_determinant(
 
         log(det(G + jitter I)), G[k, j] = exp(-scale norm(u_k - u_j)^2)
 
-    At most K log(1 + jitter). A potential of all points at once, not a sum over pairs: it needs
-    the whole (K, K) matrix and its Cholesky factor, both in float64 whatever the vectors are.
-    Points that coincide (closer than 1e-6) are pushed apart along a fixed tangent direction.
+    At most K log(1 + jitter). Not a sum over pairs: it needs the whole (K, K) matrix and its
+    Cholesky factor, in float64 whatever the vectors are. Points closer than 1e-6 are pushed apart
+    along a fixed tangent direction.
 
     Args:
         vectors: (K, d), of any length but zero.
         scale: above 0.
-        jitter: added to the diagonal. Without it, K points of which two coincide have no
-            finite log-determinant.
-
-    Returns:
-        0-d, float32 or the dtype of the vectors if that is wider.
+        jitter: added to the diagonal; without it coinciding points have no finite value.
 
     Raises:
-        ValueError: if K < 2, a vector is zero or not finite, or G + jitter I is singular.
+        ValueError: if G + jitter I is singular, or as `riesz_energy`.
 
     Example:
         >>> triangle = torch.tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
@@ -229,15 +197,14 @@ def separation(vectors: Tensor) -> Tensor:
     The chord: not its square, nor the angle, 2 asin(separation / 2). The gradient goes to one
     closest pair, along a fixed tangent direction where that coincides.
 
-    Raises:
-        ValueError: if K < 2 or a vector is zero or not finite.
-
     Example:
         >>> separation(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
         tensor(1.4142)
     """
     units = _units(vectors)
-    return _chord(units, *_closest_pair(units.detach()))
+    first, second = _closest_pair(units.detach())
+    _, away = _differences(units.detach(), first, second)
+    return ((units[first] - units[second]) * away).sum()
 
 
 def max_cosine(vectors: Tensor) -> Tensor:
@@ -264,14 +231,9 @@ def pair_energy(
 
         sum over k < j of kernel(norm(u_k - u_j)^2), with `log` log(sum of exp(kernel(...)))
 
-    The reducer of all energies of this module, for kernels of your own.
-
-    Args:
-        vectors: (K, d), of any length but zero.
-        kernel: elementwise, from squared distances to new tensors (values, slopes), the slopes
-            being the derivatives by the squared distance.
-        log: the kernel gives logarithms of terms.
-        min_distance, num_pairs, generator: as in `riesz_energy`.
+    What all sums here are computed by, for kernels of your own: elementwise functions from squared
+    distances to new tensors (values, derivatives by the squared distance). With `log` the kernel
+    gives the logarithms of the terms. The other arguments are those of `riesz_energy`.
 
     Example:
         >>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
@@ -279,138 +241,117 @@ def pair_energy(
         tensor(8.)
     """
     min_distance = check_number("min_distance", min_distance, minimum=0, exclusive=True)
-    if num_pairs is not None:
-        num_pairs = check_integer("num_pairs", num_pairs, 1)
     units = _units(vectors)
-    differentiate = torch.is_grad_enabled() and units.requires_grad
-    total = _Total(units.detach(), kernel, log, min_distance, differentiate)
-    return _Energy.apply(units, total, num_pairs, generator)
+    total = _Total(units.detach(), kernel, log, min_distance)
+    if torch.is_grad_enabled() and units.requires_grad:
+        total.gradient = torch.zeros_like(total.units)
+    with FullPrecision(units.device.type):
+        if num_pairs is None:
+            total.sweep()
+        else:
+            total.sample(check_integer("num_pairs", num_pairs, 1), generator)
+    value = total.shift + math.log(total.sum) if log else total.sum
+    if total.gradient is not None and log:
+        total.gradient /= total.sum
+    check = value if total.gradient is None else value + float(total.gradient.sum())
+    if not abs(check) <= torch.finfo(units.dtype).max:
+        raise ValueError(
+            f"energy and gradient must fit into {units.dtype}, got {value:g} or a gradient out of "
+            "range; use log_riesz_energy, a smaller power, a larger min_distance or float64"
+        )
+    return _Energy.apply(units, units.new_tensor(value), total.gradient)
 
 
 class _Energy(torch.autograd.Function):
-    """The sum over pairs; its gradient is found on the same sweep and kept for backward."""
+    """A value with the gradient that was found on the same sweep."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        units: Tensor,
-        total: "_Total",
-        num_pairs: int | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        with FullPrecision(units.device.type):
-            factor = total.sweep() if num_pairs is None else total.sample(num_pairs, generator)
-        value, gradient = total.result(factor)
+    def forward(ctx: Any, units: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
         ctx.save_for_backward(gradient)
-        return units.new_tensor(value)
+        return value.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad_outputs[0] * gradient, None, None, None
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None, None]:
+        return grad_outputs[0] * ctx.saved_tensors[0], None, None
 
 
+@dataclass
 class _Total:
     """A running sum over pairs of values, or of exp(values - shift), and its gradient."""
 
-    def __init__(
-        self, units: Tensor, kernel: Kernel, log: bool, min_distance: float, differentiate: bool
-    ):
-        self.units = units
-        self.kernel = kernel
-        self.log = log
-        self.min_distance = min_distance
-        self.gradient = torch.zeros_like(units) if differentiate else None
-        self.total = 0.0
-        self.shift = torch.finfo(units.dtype).min
+    units: Tensor
+    kernel: Kernel
+    log: bool
+    min_distance: float
+    gradient: Tensor | None = None
+    sum: float = 0.0
+    shift: float = -1e38
 
-    def sweep(self) -> float:
-        """Add every pair once; returns the factor of the sum, 1."""
+    def sweep(self) -> None:
+        """Add every pair once."""
         for rows, columns, squared, close in _blocks(self.units, self.min_distance):
-            pairs = list(_close_pairs(self.units, rows, columns, close))
-            self._add_far(rows, columns, squared, close if pairs else None)
-            for first, second in pairs:
+            self._add_far(rows, columns, squared, close)
+            for first, second in _close_pairs(rows, columns, close):
                 self._add_close(first, second)
-        return 1.0
 
-    def sample(self, num_pairs: int, generator: torch.Generator | None) -> float:
-        """Add pairs drawn with replacement; returns the factor that makes the sum unbiased."""
-        num_vectors, dim = self.units.shape
+    def sample(self, num_pairs: int, generator: torch.Generator | None) -> None:
+        """Add pairs drawn with replacement, scaled to an unbiased estimate of the whole."""
+        count = len(self.units)
         device = self.units.device if generator is None else generator.device
-        chunk = _chunk(dim)
-        for start in range(0, num_pairs, chunk):
-            shape = (min(chunk, num_pairs - start),)
-            one = torch.randint(num_vectors, shape, generator=generator, device=device)
-            step = torch.randint(1, num_vectors, shape, generator=generator, device=device)
-            other = (one + step) % num_vectors
-            first, second = torch.minimum(one, other), torch.maximum(one, other)
-            self._add_close(first.to(self.units.device), second.to(self.units.device))
-        return num_vectors * (num_vectors - 1) / 2 / num_pairs
+        for start in range(0, num_pairs, _EXACT_PAIRS):
+            shape = (min(_EXACT_PAIRS, num_pairs - start),)
+            one = torch.randint(count, shape, generator=generator, device=device)
+            step = torch.randint(1, count, shape, generator=generator, device=device)
+            pairs = torch.stack([one, (one + step) % count]).sort(0).values.to(self.units.device)
+            self._add_close(pairs[0], pairs[1])
+        self._scale(count * (count - 1) / 2 / num_pairs)
 
-    def result(self, factor: float) -> tuple[float, Tensor | None]:
-        """The value and the gradient of the factor times the sum, or of its logarithm."""
-        value = self.shift + math.log(factor * self.total) if self.log else factor * self.total
-        if self.gradient is not None:
-            self.gradient.mul_(1 / self.total if self.log else factor)
-        sums = [value] if self.gradient is None else [value, float(self.gradient.sum())]
-        if not all(abs(number) <= torch.finfo(self.units.dtype).max for number in sums):
-            raise ValueError(
-                f"the energy and its gradient must fit into {self.units.dtype}, got {value:g} "
-                "and a gradient out of range; use log_riesz_energy, a smaller power, a larger "
-                "min_distance or vectors in float64"
-            )
-        return value, self.gradient
-
-    def _add_far(self, rows: slice, columns: slice, squared: Tensor, close: Tensor | None) -> None:
+    def _add_far(self, rows: slice, columns: slice, squared: Tensor, close: Tensor) -> None:
         """Add a block of pairs by matrix products, all but the close ones."""
-        diagonal = rows == columns
-        if diagonal:
-            close = torch.eye(len(squared), dtype=torch.bool, device=squared.device).logical_or_(
-                torch.zeros_like(squared, dtype=torch.bool) if close is None else close
-            )
-        if close is not None:
-            squared.masked_fill_(close, 1.0)
+        squared.masked_fill_(close, 1.0)
         values, slopes = self.kernel(squared)
-        if close is not None:
-            values = values.masked_fill(close, -torch.inf if self.log else 0.0)
-            slopes = slopes.masked_fill(close, 0.0)
+        values.masked_fill_(close, -torch.inf if self.log else 0.0)
+        slopes.masked_fill_(close, 0.0)
         # A diagonal block holds each of its pairs twice, and so needs no transpose.
+        diagonal = rows == columns
         weights = self._add(values, slopes, 0.5 if diagonal else 1.0)
         if self.gradient is None:
             return
-        row_units, column_units = self.units[rows], self.units[columns]
-        self.gradient[rows] += weights.sum(1, keepdim=True) * row_units - weights @ column_units
+        left, right = self.units[rows], self.units[columns]
+        self.gradient[rows] += weights.sum(1)[:, None] * left - weights @ right
         if not diagonal:
-            pull = weights.T @ row_units
-            self.gradient[columns] += weights.sum(0)[:, None] * column_units - pull
+            self.gradient[columns] += weights.sum(0)[:, None] * right - weights.T @ left
 
     def _add_close(self, first: Tensor, second: Tensor) -> None:
         """Add the pairs (first[p], second[p]) by their differences."""
         distances, away = _differences(self.units, first, second)
         held = distances.clamp(min=self.min_distance)
         values, slopes = self.kernel(held.square())
-        values = values + 2 * slopes * held * (distances - held)
-        weights = self._add(values, slopes)
+        weights = self._add(values + 2 * slopes * held * (distances - held), slopes)
         if self.gradient is not None:
-            away.mul_((weights * held)[:, None])
-            self.gradient.index_add_(0, first, away)
-            self.gradient.index_add_(0, second, away, alpha=-1)
+            away *= (weights * held)[:, None]
+            self.gradient.index_add_(0, first, away).index_add_(0, second, away, alpha=-1)
 
     def _add(self, values: Tensor, slopes: Tensor, share: float = 1.0) -> Tensor:
-        """Add `share` of the values; returns d sum / d pair as multiples of the difference."""
+        """Add `share` of the values; returns d sum / d point in units of the differences."""
         if not self.log:
-            self.total += share * float(values.sum())
+            self.sum += share * float(values.sum())
             return 2 * slopes
         peak = float(values.max())
         if peak > self.shift:
-            fade = math.exp(self.shift - peak)
-            self.total, self.shift = self.total * fade, peak
-            if self.gradient is not None:
-                self.gradient.mul_(fade)
+            self._scale(math.exp(self.shift - peak))
+            self.shift = peak
         terms = (values - self.shift).exp_()
-        self.total += share * float(terms.sum())
+        self.sum += share * float(terms.sum())
         return slopes * terms.mul_(2)
+
+    def _scale(self, factor: float) -> None:
+        self.sum *= factor
+        if self.gradient is not None:
+            self.gradient *= factor
 
 
 def _units(vectors: Tensor) -> Tensor:
@@ -434,57 +375,46 @@ def _units(vectors: Tensor) -> Tensor:
 
 
 def _blocks(units: Tensor, min_distance: float) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Blocks (rows, columns, squared distances, which are too close for the Gram formula).
+    """Blocks (rows, columns, squared distances, which are too small for the Gram formula).
 
-    Together they hold every pair k < j; those on the diagonal hold it twice, and infinity for a
-    point and itself.
+    Together they hold every pair; those on the diagonal hold it twice, and each point with itself.
     """
     size = _BLOCK if units.device.type == "cpu" else _BLOCK_ACCELERATOR
-    # The products err by a few eps: the distances keep half of their digits and more.
+    # The products err by a few eps, so the distances kept have more than half of their digits.
     limit = max(32 * torch.finfo(units.dtype).eps ** 0.5, min_distance**2)
     parts = [slice(start, start + size) for start in range(0, len(units), size)]
     for place, rows in enumerate(parts):
         for columns in parts[place:]:
             squared = (units[rows] @ units[columns].T).mul_(-2).add_(2)
-            if rows == columns:
-                squared.fill_diagonal_(torch.inf)
             yield rows, columns, squared, squared < limit
 
 
-def _close_pairs(
-    units: Tensor, rows: slice, columns: slice, close: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _close_pairs(rows: slice, columns: slice, close: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The marked pairs k < j of a block, as indices (k, j), so many at a time."""
     pairs = (close.triu(1) if rows == columns else close).nonzero()
-    pairs += pairs.new_tensor([rows.start, columns.start])
-    for some in pairs.split(_chunk(units.shape[1])):
-        if len(some):
-            yield some[:, 0], some[:, 1]
-
-
-def _chunk(dim: int) -> int:
-    return max(1, _EXACT_ENTRIES // dim)
+    for some in pairs.split(_EXACT_PAIRS) if len(pairs) else ():
+        yield some[:, 0] + rows.start, some[:, 1] + columns.start
 
 
 def _differences(units: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances (P,) of pairs, and the unit vectors (P, d) from the second to the first point.
+    """Distances (P,) of pairs, and unit vectors (P, d) from the second to the first point.
 
     Where the points coincide, a tangent of the sphere stands for their difference.
     """
     away = units[first] - units[second]
     distances = away.norm(dim=1)
-    met = (distances == 0).nonzero()[:, 0]
     away /= distances.clamp(min=torch.finfo(units.dtype).tiny)[:, None]
-    if len(met):
+    met = distances == 0
+    if bool(met.any()):
         away[met] = _tangents(units[first[met]])
     return distances, away
 
 
 def _tangents(points: Tensor) -> Tensor:
-    """A unit tangent at each point (P, d): towards the axis to which it is most orthogonal."""
+    """A unit tangent at each point (P, d): towards the axis most orthogonal to it."""
     axes = points.abs().argmin(dim=1, keepdim=True)
-    tangents = points * -points.gather(1, axes)
-    return directions(tangents.scatter_add_(1, axes, torch.ones_like(axes, dtype=points.dtype)))
+    tangents = -points * points.gather(1, axes)
+    return directions(tangents.scatter_add_(1, axes, torch.ones_like(points[:, :1])))
 
 
 def _closest_pair(units: Tensor) -> tuple[Tensor, Tensor]:
@@ -492,23 +422,14 @@ def _closest_pair(units: Tensor) -> tuple[Tensor, Tensor]:
     best, pair = math.inf, (0, 1)
     with FullPrecision(units.device.type):
         for rows, columns, squared, close in _blocks(units, 0.0):
-            place, least = int(squared.argmin()), float(squared.min())
-            found = rows.start + place // squared.shape[1], columns.start + place % squared.shape[1]
-            exact = list(_close_pairs(units, rows, columns, close))
-            least = math.inf if exact else least
-            for first, second in exact:
-                distances, _ = _differences(units, first, second)
-                place = int(distances.argmin())
-                if float(distances[place].square()) < least:
-                    least = float(distances[place].square())
-                    found = int(first[place]), int(second[place])
-            if least < best:
-                best, pair = least, found
-    first, second = torch.tensor(pair, device=units.device).sort().values.split(1)
+            squared.masked_fill_(close, torch.inf)
+            for first, second in _close_pairs(rows, columns, close):
+                exact = _differences(units, first, second)[0].square()
+                squared[first - rows.start, second - columns.start] = exact
+            place = int(squared.argmin())
+            if float(squared.view(-1)[place]) < best:
+                best = float(squared.view(-1)[place])
+                row, column = divmod(place, squared.shape[1])
+                pair = rows.start + row, columns.start + column
+    first, second = torch.tensor(pair, device=units.device).split(1)
     return first, second
-
-
-def _chord(units: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The distance of one pair; its gradient does not vanish where the points coincide."""
-    _, away = _differences(units.detach(), first, second)
-    return ((units[first] - units[second]) * away).sum()

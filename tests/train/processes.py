@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-import neuralcollapse.train.network as network_module
 from neuralcollapse.record import Run
 from neuralcollapse.train.backbones import make_backbone
 from neuralcollapse.train.data import Data
@@ -79,11 +79,8 @@ def dropping_out() -> Iterator[None]:
     def with_dropout(*args: Any) -> nn.Module:
         return nn.Sequential(make_backbone(*args), nn.Dropout(0.2))
 
-    network_module.make_backbone = with_dropout
-    try:
+    with mock.patch("neuralcollapse.train.network.make_backbone", with_dropout):
         yield
-    finally:
-        network_module.make_backbone = make_backbone
 
 
 def normalise_shares(rank: int, world: int, folder: str) -> None:
@@ -102,7 +99,7 @@ def normalise_shares(rank: int, world: int, folder: str) -> None:
 
 
 def normalised(module: nn.Module, steps: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-    """Outputs, gradients of inputs and weights, and buffers after training steps; one evaluation."""
+    """Outputs, gradients of inputs and weights, buffers; after training steps and an evaluation."""
     outputs, input_gradients = [], []
     for inputs, gradient in steps:
         inputs = inputs.clone().requires_grad_()

@@ -13,7 +13,7 @@ from neuralcollapse.record import Run
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data
 from neuralcollapse.train.loop import create_run, train
-from neuralcollapse.train.samples import TensorSamples
+from neuralcollapse.train.samples import AbstractSamples, TensorSamples
 
 SMALL: Mapping[str, Any] = {
     "data": "npz",
@@ -48,6 +48,11 @@ def blobs(
     few = [6] * len(counts)
     names = tuple(f"blob {k}" for k in range(len(counts)))
     return Data(part(counts, seed + 1), part(few, seed + 2), part(few, test_seed), names)
+
+
+def everything(samples: AbstractSamples) -> tuple[Tensor, Tensor]:
+    """All inputs and labels."""
+    return samples[torch.arange(len(samples))]
 
 
 def method(**options: Any) -> TrainConfig:

@@ -24,7 +24,7 @@ def order_of(seed: int = 0, epoch: int = 0, rank: int = 0, world: int = 1) -> Ep
 
 def shifts(image: Tensor, margin_down: int, margin_right: int) -> list[Tensor]:
     """Every shift of one image within the margins, zeros coming in; slow and plain."""
-    channels, height, width = image.shape
+    height, width = image.shape[1:]
     results = []
     for down in range(-margin_down, margin_down + 1):
         for right in range(-margin_right, margin_right + 1):

@@ -128,6 +128,7 @@ def test_any_timm_model_gets_the_same_last_layers(small_timm: list[Any]) -> None
     assert backbone.training
     assert all(module.training for module in backbone.modules())
     assert backbone(inputs_of((3, 8, 8))).shape == (6, 12)
+    assert isinstance(backbone, nn.Sequential)
     assert isinstance(backbone[-1], nn.BatchNorm1d)
 
 

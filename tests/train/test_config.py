@@ -111,8 +111,11 @@ def test_whole_numbers_pass_for_fractions_and_for_precisions() -> None:
         *itertools.product(["precision"], ["16", "float32", ""]),
         *itertools.product(
             ["imbalance"],
-            ["", "exponential", "exponential:", "exponential:x", "exponential:0.5"]
-            + ["exponential:inf", "exponential:nan", "step:10"],
+            ["", "exponential", "exponential:", "exponential:x", "exponential:0.5"],
+        ),
+        *itertools.product(
+            ["imbalance"],
+            ["exponential:inf", "exponential:nan", "step:10"],
         ),
         ("augment", "crop"),  # of digits
     ],
@@ -124,7 +127,7 @@ def test_a_value_against_the_rules_is_refused_by_name(name: str, value: Any) -> 
 
 def test_a_seed_must_fit_a_generator() -> None:
     # torch takes 64 bits; a larger one came out as an overflow after the folder was made.
-    with pytest.raises(ValueError, match="^seed must "):
+    with pytest.raises(ValueError, match=r"^seed must "):
         TrainConfig(seed=2**64)
 
 
@@ -156,7 +159,7 @@ def test_every_choice_is_resolved_or_refused(
     contradicts = frame is not None and head not in (None, "fixed")
     biased_cosine = loss == "dot-regression" and head == "linear" and bias
     if contradicts or biased_cosine:
-        with pytest.raises(ValueError, match="must (go with|have)") as caught:
+        with pytest.raises(ValueError, match=r"must (go with|have)") as caught:
             config.methods()
         assert "\n" not in str(caught.value)
         return
@@ -218,7 +221,7 @@ def test_imbalance_is_a_ratio(spec: str, ratio: float) -> None:
 def test_a_malformed_file_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "run.toml"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="run.toml is not a readable TOML file"):
+    with pytest.raises(ValueError, match=r"run\.toml is not a readable TOML file"):
         read_toml(file)
 
 

@@ -71,7 +71,9 @@ def test_digits_are_all_there_once(digits: Data) -> None:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    originals = {row.astype(np.float32).tobytes(): label for row, label in zip(images, labels)}
+    originals = {
+        row.astype(np.float32).tobytes(): label for row, label in zip(images, labels, strict=True)
+    }
     assert len(originals) == len(images)  # no two digits are alike, so that bytes name them
     seen: set[bytes] = set()
     for samples in parts(digits).values():
@@ -270,8 +272,23 @@ def damaged_deflate() -> bytes:
         (LABELS, gzip.compress(idx(np.zeros(0)))),
         (LABELS, None),
     ],
-    ids=["empty", "no gzip", "cut gzip", "bad deflate", "no header", "short", "long", "2-D"]
-    + ["floats", "one less", "huge", "overflow", "label 10", "no labels", "missing"],
+    ids=[
+        "empty",
+        "no gzip",
+        "cut gzip",
+        "bad deflate",
+        "no header",
+        "short",
+        "long",
+        "2-D",
+        "floats",
+        "one less",
+        "huge",
+        "overflow",
+        "label 10",
+        "no labels",
+        "missing",
+    ],
 )
 def test_damaged_and_foreign_idx_files_are_refused(
     tmp_path: Path, name: str, content: bytes | None
@@ -513,8 +530,7 @@ def test_an_unreadable_picture_is_named(tmp_path: Path, kind: str) -> None:
     bad.write_bytes(damaged_pictures()[kind])
     data = load("imagefolder", tmp_path)
     with pytest.raises(ValueError, match="is not a readable picture") as caught:
-        for samples in parts(data).values():
-            _ = samples[torch.arange(len(samples))]
+        _ = [samples[torch.arange(len(samples))] for samples in parts(data).values()]
     assert str(bad) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -529,7 +545,7 @@ def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def openml(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
-    """Makes scikit-learn's loader answer, or fail, without the network; returns what it is asked."""
+    """Makes scikit-learn's loader answer, or fail, without the network; notes what it is asked."""
     import sklearn.datasets
 
     def install(answer: Any) -> list[Any]:

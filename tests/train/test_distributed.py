@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
-from train.processes import server
-from train.runs import blobs, leaves, started
 
 from neuralcollapse.record import find_runs
 from neuralcollapse.train import loop
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import load_data
 from neuralcollapse.train.loop import create_run, train
+from train.processes import server
+from train.runs import blobs, everything, leaves, started
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,11 +42,9 @@ def test_two_devices_measure_what_one_does(tmp_path: Path) -> None:
     """Images, convolutions, augmentation, a long tail, an odd number of samples to measure."""
     data = blobs((61, 40, 25, 11), (1, 8, 8), noise=2.0)
     file = tmp_path / "data.npz"
-    np.savez(
-        file,
-        images=torch.cat([part.values for part in (data.train, data.validation, data.test)])[:, 0],
-        labels=torch.cat([part.labels for part in (data.train, data.validation, data.test)]),
-    )
+    pairs = [everything(part) for part in (data.train, data.validation, data.test)]
+    images, labels = (torch.cat(tensors).numpy() for tensors in zip(*pairs, strict=True))
+    np.savez(file, images=images, labels=labels)
     options = {
         "data": "npz",
         "data-root": str(file),
@@ -125,7 +123,7 @@ def test_a_mistake_found_by_a_process_is_one_sentence(
     run = started(tmp_path / "run", data)
     fails = Launching(raised(f"{TRACE}ValueError: training diverged: use a lower --lr\n"))
     monkeypatch.setattr(loop, "_fabric", lambda config: fails)
-    with pytest.raises(ValueError, match="^training diverged: use a lower --lr$"):
+    with pytest.raises(ValueError, match=r"^training diverged: use a lower --lr$"):
         train(run, data, progress=False)
     # What is not the user's mistake keeps its traceback.
     fails = Launching(raised(f"{TRACE}KeyError: 'weight'\n"))

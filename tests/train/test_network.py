@@ -20,13 +20,10 @@ from neuralcollapse.train.network import (
     make_loss,
     make_network,
 )
-from train.runs import blobs, method, trained
+from neuralcollapse.train.samples import TensorSamples
+from train.runs import blobs, everything, method, trained
 
 HEADS: list[dict[str, Any]] = [{"head": head} for head in HEAD_NAMES] + [{"bias": False}]
-
-
-def everything(samples: Any) -> tuple[Tensor, Tensor]:
-    return samples[torch.arange(len(samples))]
 
 
 @pytest.mark.parametrize("options", HEADS, ids=str)
@@ -129,6 +126,7 @@ def test_the_backbone_is_chosen_by_the_inputs(shape: tuple[int, ...], convolutio
 @pytest.mark.parametrize("shape", [(6,), (3, 8, 8)])
 def test_inputs_are_scaled_by_the_training_set(shape: tuple[int, ...]) -> None:
     data = blobs(shape=shape, noise=5.0)
+    assert isinstance(data.train, TensorSamples)
     data.train.values[:, 0] = 3.0  # constant: must become zero, not NaN
     network = make_network(method(), 4, shape)
     fit_scale(network.scale, data)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train.processes import counted_changes, dropping_out, server, train_until
-from train.runs import assert_same_run, blobs, started
 
 from neuralcollapse.record import Run
 from neuralcollapse.train.data import Data
 from neuralcollapse.train.loop import train
+from train.processes import counted_changes, dropping_out, server, train_until
+from train.runs import assert_same_run, blobs, started
 
 # A network with convolutions, augmentation, a frame and a changing optimiser state; and one that
 # draws from the global generator. Every epoch is saved in the first, only the best in the second.
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, name: str, cont
     run, _ = reference(tmp_path / "run", "dropout")
     (run.path / "summary.json").unlink()
     (run.path / "checkpoints" / f"epoch-000003.{name}").write_text(content)
-    with pytest.raises(ValueError, match="epoch-000003|epoch 3") as caught:
+    with pytest.raises(ValueError, match=r"epoch-000003|epoch 3") as caught:
         finish(run, "dropout")
     assert "\n" not in str(caught.value)
 

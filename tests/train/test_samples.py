@@ -162,8 +162,10 @@ def floor_of_power(number: int, ratio: int, k: int, steps: int) -> int:
 # 1024 of 11 classes: 1024^(-2/10) is exactly 1/4, which a plain power misses by one digit.
 @pytest.mark.parametrize(
     "num_classes, ratio, largest",
-    [(10, 100, 500), (10, 100, 131), (10, 10, 77), (3, 100, 1000), (2, 100, 700), (100, 50, 500)]
-    + [(11, 1024, 16), (11, 1024, 1000), (5, 81, 81), (10, 1000, 40)],
+    [
+        *((10, 100, 500), (10, 100, 131), (10, 10, 77), (3, 100, 1000), (2, 100, 700)),
+        *((11, 1024, 16), (11, 1024, 1000), (5, 81, 81), (10, 1000, 40), (100, 50, 500)),
+    ],
 )
 def test_a_long_tail_has_the_numbers_of_the_formula(
     num_classes: int, ratio: int, largest: int

@@ -63,7 +63,7 @@ def logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(N, K), features @ weight.T + bias; the product in the features' type, widened to float32."""
     weight = weight.to(features.dtype)
     wide = torch.promote_types(features.dtype, torch.float32)
-    if features.dtype == wide:
+    if features.dtype == wide and not torch.is_autocast_enabled(features.device.type):
         return linear(features, weight, None if bias is None else bias.to(wide))
     product = linear(features, weight).to(wide)
     return product if bias is None else product + bias
