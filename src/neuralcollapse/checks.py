@@ -13,6 +13,7 @@ INTEGER_DTYPES = (
     torch.uint8,
     torch.uint16,
     torch.uint32,
+    torch.uint64,
 )
 
 

@@ -3,10 +3,10 @@
 Every function takes vectors (K, d), uses their directions u_k alone, and runs over the K(K-1)/2
 unordered pairs k < j. A sum over ordered pairs is twice as large.
 
-Values and gradients are computed together, block by block, with memory O(K d + block^2). Squared
-distances come from matrix products where points lie apart, and from differences where they nearly
-coincide and the products would lose the digits. Half precision is computed in float32. Gradients
-are of first order only. A zero vector has no direction and is an error.
+Values and gradients are computed together, block by block, with memory O(K d + block^2): from
+matrix products where points lie apart, from differences where they nearly coincide and products
+lose the digits. Half precision is computed in float32. The sums have first derivatives only. A
+zero vector has no direction and is an error.
 
 A pair closer than `min_distance` = 1e-6 feels the kernel's tangent at that distance: a finite value
 and the finite force kernel'(min_distance) along its difference. Points that coincide exactly are
@@ -21,21 +21,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from neuralcollapse.checks import check_finite, check_matrix
 from neuralcollapse.precision import FullPrecision
 from neuralcollapse.scalars import check_integer, check_number
 from neuralcollapse.sphere import directions
 
-# Squared distances to (values, derivatives by the squared distance), elementwise.
+# From squared distances to (values, derivatives by the squared distance), elementwise.
 Kernel = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _MIN_DISTANCE = 1e-6
-# Rows of a block: 16 MiB of float32 on a CPU, four times that on an accelerator.
-_BLOCK, _BLOCK_ACCELERATOR = 2048, 4096
-# So many pairs at a time by their differences.
-_EXACT_PAIRS = 4096
+# Rows of a block (1 MiB of float32 stays in a CPU's cache), and pairs at a time by differences.
+_BLOCK, _BLOCK_ACCELERATOR, _EXACT_PAIRS = 512, 4096, 4096
 
 
 def _riesz(power: float, squared: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,10 +49,15 @@ def _gaussian(scale: float, squared: Tensor) -> tuple[Tensor, Tensor]:
     return values, values * -scale
 
 
+def _log_gaussian(scale: float, squared: Tensor) -> tuple[Tensor, Tensor]:
+    return squared * -scale, torch.full_like(squared, -scale)
+
+
 def riesz_energy(
     vectors: Tensor,
     power: float,
     *,
+    log: bool = False,
     min_distance: float = _MIN_DISTANCE,
     num_pairs: int | None = None,
     generator: torch.Generator | None = None,
@@ -64,66 +66,41 @@ def riesz_energy(
 
         sum over k < j of sign(s) norm(u_k - u_j)^(-s), or of -log(norm(u_k - u_j)) for s = 0
 
-    with s = `power`. s = 1 in three dimensions is Thomson's problem; s = d-2 is the Newtonian
-    potential. The logarithm is of the distance, not of its square. The sum is not divided by the
-    number of pairs.
+    with s = `power`, not divided by the number of pairs; the logarithm is not of the square. s = 1
+    in three dimensions is Thomson's problem, s = d-2 the Newtonian potential.
 
     Args:
         vectors: (K, d), of any length but zero.
-        power: s > -2. For large s the terms leave the range of the dtype: too small they vanish,
-            too large they are an error; `log_riesz_energy` has neither.
-        min_distance: below it the kernel continues along its tangent; see the module.
-        num_pairs: draw so many pairs, with replacement, and scale up: an unbiased estimate of
-            the energy and of its gradient. None takes all pairs.
-        generator: of the draws; None is the default one of the device of the vectors.
+        power: s > -2. For large s take `log`: terms may vanish, or overflow, which is an error.
+        log: return the logarithm of the sum, for s > 0, computed from the logarithms of the terms.
+            Divided by s it tends to -log(separation) as s grows.
+        min_distance: below it the kernel, or with `log` its logarithm, goes on along its tangent.
+        num_pairs, generator: draw so many pairs, with replacement, and scale up: an unbiased
+            estimate of the energy and its gradient, not of the logarithm. None takes all pairs.
 
     Returns:
         0-d, float32 or the dtype of the vectors if that is wider.
 
     Raises:
-        ValueError: if K < 2, a vector is zero or not finite, the power is -2 or less, or the
-            energy or its gradient overflows.
+        ValueError: if K < 2, a row is zero or not finite, power is too low or the sum overflows.
 
     Example:
         >>> square = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
         >>> riesz_energy(square, 2)
         tensor(2.5000)
+        >>> riesz_energy(square, 510, log=True)
+        tensor(-175.3662)
     """
-    power = check_number("power", power, minimum=-2, exclusive=True)
-    kernel = partial(_riesz, power) if power else partial(_log_riesz, 1)
-    return pair_energy(vectors, kernel, False, min_distance, num_pairs, generator)
-
-
-def log_riesz_energy(
-    vectors: Tensor,
-    power: float,
-    *,
-    min_distance: float = _MIN_DISTANCE,
-    num_pairs: int | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Logarithm of the Riesz energy, for any power > 0; the lower, the more uniform.
-
-        log(sum over k < j of norm(u_k - u_j)^(-s))
-
-    Computed from the logarithms of the terms: s = d-2 in high dimension neither overflows nor
-    underflows. Divided by s it tends to -log(separation) as s grows. Arguments and errors are those
-    of `riesz_energy`, for power > 0. Below `min_distance` the logarithm of the kernel continues
-    along its tangent; with `num_pairs` the value is the logarithm of an unbiased estimate.
-
-    Example:
-        >>> log_riesz_energy(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 510)
-        tensor(-176.7525)
-    """
-    power = check_number("power", power, minimum=0, exclusive=True)
-    kernel = partial(_log_riesz, power)
-    return pair_energy(vectors, kernel, True, min_distance, num_pairs, generator)
+    power = check_number("power", power, minimum=0 if log else -2, exclusive=True)
+    kernel = partial(_log_riesz, power or 1) if log or not power else partial(_riesz, power)
+    return pair_energy(vectors, kernel, log, min_distance, num_pairs, generator)
 
 
 def gaussian_energy(
     vectors: Tensor,
     scale: float,
     *,
+    log: bool = False,
     num_pairs: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -139,8 +116,8 @@ def gaussian_energy(
         tensor(0.3679)
     """
     scale = check_number("scale", scale, minimum=0, exclusive=True)
-    kernel = partial(_gaussian, scale)
-    return pair_energy(vectors, kernel, num_pairs=num_pairs, generator=generator)
+    kernel = partial(_log_gaussian if log else _gaussian, scale)
+    return pair_energy(vectors, kernel, log, _MIN_DISTANCE, num_pairs, generator)
 
 
 def gaussian_log_determinant(
@@ -157,10 +134,7 @@ def gaussian_log_determinant(
     Args:
         vectors: (K, d), of any length but zero.
         scale: above 0.
-        jitter: added to the diagonal; without it coinciding points have no finite value.
-
-    Raises:
-        ValueError: if G + jitter I is singular, or as `riesz_energy`.
+        jitter: added to the diagonal; at 0, coinciding points make the matrix singular: an error.
 
     Example:
         >>> triangle = torch.tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
@@ -172,21 +146,20 @@ def gaussian_log_determinant(
     units = _units(check_matrix("vectors", vectors).double())
     same = torch.eye(len(units), dtype=torch.bool, device=units.device)
     squared = (2 - 2 * units @ units.T).masked_fill(same, 0.0)
-    coincident = (squared.detach() < _MIN_DISTANCE**2) & ~same
-    if bool(coincident.any()):
+    met = squared.detach() < _MIN_DISTANCE**2
+    if int(met.sum()) > len(units):
         tangents = _tangents(units.detach())
         forwards = (tangents * units).sum(1, keepdim=True) - tangents @ units.T
-        order = coincident.triu(1).to(units) - coincident.tril(-1).to(units)
+        order = met.triu(1).to(units) - met.tril(-1).to(units)
         squared = squared + 2 * _MIN_DISTANCE * order * forwards
-    gram = (-scale * squared).exp() + jitter * same
+    gram = (-scale * squared).exp() + jitter * same.to(units)
     factor, failed = torch.linalg.cholesky_ex(gram)
     if bool(failed):
         raise ValueError(
             f"jitter must make the Gram matrix of {len(units)} vectors positive definite, "
             f"got {jitter:g}; use jitter=1e-6, a larger scale or fewer vectors"
         )
-    value = 2 * factor.diagonal().log().sum()
-    return value.to(torch.promote_types(vectors.dtype, torch.float32))
+    return (2 * factor.diagonal().log().sum()).to(torch.promote_types(vectors.dtype, torch.float32))
 
 
 def separation(vectors: Tensor) -> Tensor:
@@ -231,9 +204,9 @@ def pair_energy(
 
         sum over k < j of kernel(norm(u_k - u_j)^2), with `log` log(sum of exp(kernel(...)))
 
-    What all sums here are computed by, for kernels of your own: elementwise functions from squared
-    distances to new tensors (values, derivatives by the squared distance). With `log` the kernel
-    gives the logarithms of the terms. The other arguments are those of `riesz_energy`.
+    For kernels of your own: elementwise functions from squared distances to new tensors (values,
+    derivatives by the squared distance), with `log` of the logarithm of a term. The other arguments
+    are those of `riesz_energy`.
 
     Example:
         >>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
@@ -242,24 +215,20 @@ def pair_energy(
     """
     min_distance = check_number("min_distance", min_distance, minimum=0, exclusive=True)
     units = _units(vectors)
-    total = _Total(units.detach(), kernel, log, min_distance)
-    if torch.is_grad_enabled() and units.requires_grad:
-        total.gradient = torch.zeros_like(total.units)
+    gradient = torch.zeros_like(units) if units.requires_grad else None
+    total = _Total(units.detach(), kernel, log, min_distance, gradient)
     with FullPrecision(units.device.type):
-        if num_pairs is None:
-            total.sweep()
-        else:
-            total.sample(check_integer("num_pairs", num_pairs, 1), generator)
+        total.sweep() if num_pairs is None else total.sample(num_pairs, generator)
     value = total.shift + math.log(total.sum) if log else total.sum
-    if total.gradient is not None and log:
-        total.gradient /= total.sum
-    check = value if total.gradient is None else value + float(total.gradient.sum())
+    if gradient is not None and log:
+        gradient /= total.sum
+    check = value if gradient is None else value + float(gradient.sum())
     if not abs(check) <= torch.finfo(units.dtype).max:
         raise ValueError(
             f"energy and gradient must fit into {units.dtype}, got {value:g} or a gradient out of "
-            "range; use log_riesz_energy, a smaller power, a larger min_distance or float64"
+            "range; use log=True, a smaller power, a larger min_distance or float64"
         )
-    return _Energy.apply(units, units.new_tensor(value), total.gradient)
+    return _Energy.apply(units, units.new_tensor(value), gradient)
 
 
 class _Energy(torch.autograd.Function):
@@ -271,11 +240,10 @@ class _Energy(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor, None, None]:
-        return grad_outputs[0] * ctx.saved_tensors[0], None, None
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("sums over pairs have no second derivative; leave out create_graph")
+        return grads[0] * ctx.saved_tensors[0], None, None
 
 
 @dataclass
@@ -286,7 +254,7 @@ class _Total:
     kernel: Kernel
     log: bool
     min_distance: float
-    gradient: Tensor | None = None
+    gradient: Tensor | None
     sum: float = 0.0
     shift: float = -1e38
 
@@ -299,8 +267,9 @@ class _Total:
 
     def sample(self, num_pairs: int, generator: torch.Generator | None) -> None:
         """Add pairs drawn with replacement, scaled to an unbiased estimate of the whole."""
+        check_integer("num_pairs", num_pairs, 1)
         count = len(self.units)
-        device = self.units.device if generator is None else generator.device
+        device = generator.device if generator else self.units.device
         for start in range(0, num_pairs, _EXACT_PAIRS):
             shape = (min(_EXACT_PAIRS, num_pairs - start),)
             one = torch.randint(count, shape, generator=generator, device=device)
@@ -356,11 +325,10 @@ class _Total:
 
 def _units(vectors: Tensor) -> Tensor:
     """The directions of checked vectors, also where the squares of their entries underflow."""
-    check_matrix("vectors", vectors)
-    if len(vectors) < 2 or not vectors.shape[1]:
+    rows, columns = check_matrix("vectors", vectors).shape
+    if rows < 2 or columns < 1:
         raise ValueError(
-            f"vectors must be at least 2 of width at least 1, got shape {tuple(vectors.shape)}; "
-            "give one row for each point"
+            f"vectors must be 2 points or more, got {rows} rows of {columns}; add some"
         )
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     sizes = torch.linalg.vector_norm(wide.detach(), torch.inf, dim=1, keepdim=True)
@@ -404,9 +372,7 @@ def _differences(units: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, 
     away = units[first] - units[second]
     distances = away.norm(dim=1)
     away /= distances.clamp(min=torch.finfo(units.dtype).tiny)[:, None]
-    met = distances == 0
-    if bool(met.any()):
-        away[met] = _tangents(units[first[met]])
+    away[distances == 0] = _tangents(units[first[distances == 0]])
     return distances, away
 
 
@@ -417,7 +383,7 @@ def _tangents(points: Tensor) -> Tensor:
     return directions(tangents.scatter_add_(1, axes, torch.ones_like(points[:, :1])))
 
 
-def _closest_pair(units: Tensor) -> tuple[Tensor, Tensor]:
+def _closest_pair(units: Tensor) -> tuple[Tensor, ...]:
     """Indices (1,), (1,) of two points at the smallest distance."""
     best, pair = math.inf, (0, 1)
     with FullPrecision(units.device.type):
@@ -426,10 +392,8 @@ def _closest_pair(units: Tensor) -> tuple[Tensor, Tensor]:
             for first, second in _close_pairs(rows, columns, close):
                 exact = _differences(units, first, second)[0].square()
                 squared[first - rows.start, second - columns.start] = exact
-            place = int(squared.argmin())
-            if float(squared.view(-1)[place]) < best:
-                best = float(squared.view(-1)[place])
-                row, column = divmod(place, squared.shape[1])
-                pair = rows.start + row, columns.start + column
-    first, second = torch.tensor(pair, device=units.device).split(1)
-    return first, second
+            least, place = squared.view(-1).min(0)
+            if float(least) < best:
+                row, column = divmod(int(place), squared.shape[1])
+                best, pair = float(least), (rows.start + row, columns.start + column)
+    return torch.tensor(pair, device=units.device).split(1)

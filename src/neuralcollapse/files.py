@@ -89,8 +89,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             if isinstance(archive, np.ndarray):
                 raise ValueError("it holds a single array")
             with archive:
-                return {name: archive[name] for name in archive.files}
+                return {name: _native(archive[name]) for name in archive.files}
     # The parsers of zip and numpy throw a dozen kinds at damaged bytes, MemoryError among them.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a readable .npz file: {reason}") from None
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In this machine's byte order, which is the only one that torch takes."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

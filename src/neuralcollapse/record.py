@@ -108,11 +108,11 @@ class Run:
         if not file.is_file():
             return []
         rows = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
             try:
                 row = json.loads(line)
                 row["epoch"] = int(row["epoch"])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
                 raise ValueError(f"{file}, line {number}, is not a measured epoch") from None
             rows.append(row)
         return rows
@@ -169,7 +169,12 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """How the run ended, or None if it has not."""
         file = self.path / "summary.json"
-        return read_json(file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        summary = read_json(file)
+        if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
+            raise ValueError(f"{file} is not the summary of a run")
+        return summary
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)

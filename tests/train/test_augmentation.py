@@ -72,11 +72,22 @@ def test_none_gives_the_images_themselves() -> None:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_augment_as_one(world: int) -> None:
-    images = pictures(8)
-    alone = augment(images, "crop-flip", order_of(), 3)
+    """Whoever gets a sample does to it what one process alone does."""
+    images = pictures(64)
+
+    def augmented(order: EpochOrder) -> dict[int, Tensor]:
+        results = {}
+        for step, positions in enumerate(order):
+            shown = augment(images[positions], "crop-flip", order, step)
+            results |= dict(zip(positions.tolist(), shown, strict=True))
+        return results
+
+    alone = augmented(order_of())
+    together: dict[int, Tensor] = {}
     for rank in range(world):
-        share = augment(images[rank::world], "crop-flip", order_of(0, 0, rank, world), 3)
-        assert torch.equal(share, alone[rank::world])
+        together |= augmented(order_of(0, 0, rank, world))
+    assert sorted(together) == sorted(alone) == list(range(64))
+    assert all(torch.equal(together[position], alone[position]) for position in alone)
 
 
 def test_what_happens_depends_on_seed_epoch_and_step_only() -> None:

@@ -131,6 +131,8 @@ def test_a_mistake_found_by_a_process_is_one_sentence(
         train(run, data, progress=False)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_an_interrupted_run_leaves_no_process_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

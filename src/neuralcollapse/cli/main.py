@@ -61,6 +61,8 @@ def _sentence(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "neuralcollapse"
         return f"{message.rstrip('.')}; `{where} --help` lists the options"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"not enough memory: {str(error).splitlines()[0]}"
     expected = isinstance(error, ValueError | TypeError | OSError)
     if expected and not os.environ.get(TRACEBACK_VARIABLE):
         return str(error)

@@ -30,7 +30,11 @@ def train_command() -> Callable[..., None]:
         with a learned head, and dot regression on a fixed simplex ETF.
         """
         given = {} if config is None else dict(read_toml(config))
+        named = _folder(given.pop("out", None))
+        out = out or named
         given |= {name: value for name, value in options.items() if value is not None}
+        if resume and overwrite:
+            raise ValueError("overwrite must not be given with resume; leave out one")
         if resume:
             _resume(out, given)
         else:
@@ -40,6 +44,13 @@ def train_command() -> Callable[..., None]:
     train.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     train.__annotations__ = {p.name: p.annotation for p in parameters}
     return train
+
+
+def _folder(named: Any) -> Path | None:
+    """The output folder that a TOML file names."""
+    if named is not None and not isinstance(named, str):
+        raise ValueError(f"out must be str, got {named!r}")
+    return None if named is None else Path(named)
 
 
 def _file_options() -> list[Parameter]:
@@ -63,7 +74,8 @@ def _config_options() -> list[Parameter]:
     for field in dataclasses.fields(TrainConfig):
         flag = f"--{field.name.replace('_', '-')}"
         declared = f"{flag}/--no-{flag[2:]}" if kinds[field.name] is bool else flag
-        default = "" if field.default is None else f" [default: {field.default}]"
+        # Not in square brackets: rich takes them for markup and shows nothing.
+        default = "" if field.default is None else f" Default: {field.default}."
         settings = typer.Option(
             declared,
             help=field.metadata["help"] + default,
@@ -102,7 +114,14 @@ def _start(config: TrainConfig, out: Path | None, overwrite: bool) -> None:
         shutil.rmtree(run.path)
     (folder / "report.html").unlink(missing_ok=True)
     runs = [create_run(folder / method.slug, method, data) for method in methods]
-    _train(folder, runs, data)
+    try:
+        _train(folder, runs, data)
+    except Exception:
+        # Nothing half-written: what failed before its first checkpoint leaves no run behind.
+        if not any(run.checkpoint_epochs() for run in runs):
+            for run in runs:
+                shutil.rmtree(run.path)
+        raise
 
 
 def _resume(out: Path | None, given: dict[str, Any]) -> None:

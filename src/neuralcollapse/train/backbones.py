@@ -63,6 +63,8 @@ def make_backbone(
     Raises:
         ValueError: if the name is unknown or the inputs are not images where they must be.
     """
+    if name not in BACKBONES and not name.startswith("timm:"):
+        raise ValueError(f"backbone must be {', '.join(BACKBONES)} or timm:NAME, got {name!r}")
     if name == "mlp":
         trunk, trunk_width = _mlp(input_shape, width or 256)
     elif len(input_shape) != 3:
@@ -74,10 +76,8 @@ def make_backbone(
         trunk, trunk_width = _cnn(input_shape[0], width or 16)
     elif name == "resnet18":
         trunk, trunk_width = _resnet18(input_shape[0], width or 64)
-    elif name.startswith("timm:"):
-        trunk, trunk_width = _timm(name.removeprefix("timm:"), input_shape)
     else:
-        raise ValueError(f"backbone must be {', '.join(BACKBONES)} or timm:NAME, got {name!r}")
+        trunk, trunk_width = _timm(name.removeprefix("timm:"), input_shape)
     return nn.Sequential(trunk, nn.Linear(trunk_width, dim, bias=False), nn.BatchNorm1d(dim))
 
 

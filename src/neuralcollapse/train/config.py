@@ -113,6 +113,9 @@ class TrainConfig:
             check_integer(name, getattr(self, name), 1)
         for name in ("workers", "measure_every", "seed", "split_seed"):
             check_integer(name, getattr(self, name), 0)
+        for name in ("seed", "split_seed"):
+            if getattr(self, name) >= 2**63:
+                raise ValueError(f"{name} must be below 2**63, got {getattr(self, name)}")
         for name in ("limit", "width", "dim", "measure_samples"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
@@ -191,7 +194,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable TOML file: {error}") from None
 
 

@@ -1,8 +1,10 @@
 """Data sets: where they come from, and their training, validation and test parts."""
 
 import gzip
+import math
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,8 @@ def load_data(config: TrainConfig) -> Data:
 def cut(source: Source, config: TrainConfig) -> Data:
     """Training, validation and test parts; only the training part is thinned."""
     num_classes = len(source.classes)
+    if num_classes < 2:
+        raise ValueError("data must have at least two classes, got one")
     counts = torch.bincount(source.train.labels, minlength=num_classes)
     needed = 2 if source.test is not None else 3
     if int(counts.min()) < needed:
@@ -143,8 +147,8 @@ def _digits(config: TrainConfig) -> Source:
 
 
 def _fashion_mnist(config: TrainConfig) -> Source:
-    named = config.data_root or os.environ.get(DATA_ROOT_VARIABLE)
-    roots = [Path(named)] if named else []
+    named = (config.data_root, os.environ.get(DATA_ROOT_VARIABLE))
+    roots = [Path(root) for root in named if root]
     places = [root / inner for root in roots for inner in ("", "fashion-mnist", "FashionMNIST/raw")]
     places.append(_DEBIAN_FASHION_MNIST)
     for place in places:
@@ -157,7 +161,8 @@ def _fashion_mnist(config: TrainConfig) -> Source:
                 for part in ("train", "t10k")
             ]
             for part in parts:
-                if len(part.values) != len(part.labels) or part.labels.max() > 9:
+                known = len(part.labels) > 0 and int(part.labels.max()) < len(_FASHION_CLASSES)
+                if len(part.values) != len(part.labels) or not known:
                     raise ValueError(f"{place} does not hold Fashion-MNIST: its files do not match")
             return Source(parts[0], parts[1], _FASHION_CLASSES)
     return _fashion_mnist_by_torchvision(config, places)
@@ -199,14 +204,14 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
         raise ValueError(f"{folder / name} is missing; all four IDX files are needed")
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     header = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
         raise ValueError(f"{file} is not an IDX file of bytes with {dimensions} dimensions")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{file} is truncated")
+    if len(content) - header != math.prod(shape):
+        raise ValueError(f"{file} is damaged: its length does not fit its header")
     values = np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
     return torch.from_numpy(values.copy())
 
@@ -224,6 +229,8 @@ def _npz(config: TrainConfig) -> Source:
     values, labels = arrays[name], arrays["labels"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise ValueError(f"labels must be 1-D integers, got {labels.dtype} of shape {labels.shape}")
+    if values.ndim < 2 or 0 in values.shape[1:]:
+        raise ValueError(f"{name} must have a row of numbers per sample, got shape {values.shape}")
     if len(values) != len(labels) or not len(labels):
         raise ValueError(
             f"labels and {name} must have the same length above zero, got {len(labels)} and "
@@ -231,8 +238,11 @@ def _npz(config: TrainConfig) -> Source:
         )
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be numbers, got {values.dtype}")
-    if int(labels.min()) < 0:
-        raise ValueError(f"labels must lie in [0, K), got {int(labels.min())}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(labels):
+        raise ValueError(
+            f"labels must lie in [0, K) with samples of every class, got {low} to {high}"
+        )
     inputs = torch.from_numpy(np.ascontiguousarray(values))
     if inputs.dtype not in (torch.uint8, torch.float64):
         inputs = inputs.float()
@@ -240,7 +250,7 @@ def _npz(config: TrainConfig) -> Source:
         check_finite(name, inputs)
     inputs = _as_images(inputs) if name == "images" else inputs.flatten(1)
     samples = TensorSamples(inputs, torch.from_numpy(labels.astype(np.int64)))
-    classes = tuple(str(k) for k in range(int(labels.max()) + 1))
+    classes = tuple(str(k) for k in range(high + 1))
     return Source(samples, None, classes)
 
 
@@ -314,6 +324,8 @@ def _openml(config: TrainConfig) -> Source:
     values = np.asarray(bunch.data)  # pyright: ignore[reportAttributeAccessIssue]
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise ValueError(f"openml:{name} must hold finite numbers only; choose another data set")
+    if bunch.target is None:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f"openml:{name} has no target to learn; choose another data set")
     names, labels = np.unique(np.asarray(bunch.target).astype(str), return_inverse=True)  # pyright: ignore[reportAttributeAccessIssue]
     samples = TensorSamples(torch.from_numpy(values).float(), torch.from_numpy(labels).long())
     return Source(samples, None, tuple(names.tolist()))

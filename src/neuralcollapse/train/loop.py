@@ -2,6 +2,7 @@
 
 import functools
 import math
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable
@@ -70,13 +71,31 @@ def check_trainable(config: TrainConfig, data: Data) -> None:
         ValueError: if the network, the loss or the device cannot be had, or do not fit the data.
     """
     _fabric(config)
+    for name, part in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if len(part) < config.devices:
+            raise ValueError(
+                f"devices must be at most {len(part)}, the samples in the {name} part, got "
+                f"{config.devices}"
+            )
+    if min(config.batch_size, len(data.train)) < 2:
+        raise ValueError(
+            f"batch_size and training samples must be at least 2 for batch normalisation, got "
+            f"{config.batch_size} and {len(data.train)}"
+        )
     with torch.random.fork_rng(devices=[]):
-        network = make_network(config, data.num_classes, data.input_shape)
-        loss = make_loss(config, data)
-        objective = Objective(network, loss, config.feature_decay, len(data.train))
         order = EpochOrder(len(data.train), 2, None)
         inputs, labels = data.train[next(iter(order))]
-        objective(augment(inputs, config.augment, order, 0), labels)
+        inputs = augment(inputs, config.augment, order, 0)
+        loss = make_loss(config, data)
+        try:
+            network = make_network(config, data.num_classes, data.input_shape)
+            objective = Objective(network, loss, config.feature_decay, len(data.train))
+            objective(inputs, labels)
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError(
+                f"backbone={config.backbone} with width={config.width} and dim={config.dim} cannot "
+                f"take inputs of shape {data.input_shape}: {str(error).splitlines()[0]}"
+            ) from None
 
 
 def train(run: Run, data: Data | None = None, *, progress: bool = True) -> str:
@@ -99,19 +118,38 @@ def train(run: Run, data: Data | None = None, *, progress: bool = True) -> str:
         return "finished"
     if data is None:
         data = load_data(config)
+    if data.counts() != run.info.get("counts", data.counts()):
+        raise ValueError(
+            f"data={config.data} is no longer what it was when {run.path} began: its counts "
+            "differ; start anew in another --out"
+        )
     fabric = _fabric(config)
     try:
         # Bound beforehand: Fabric looks into arguments for tensors and stops at frozen values.
         work = functools.partial(_train, run=run, config=config, data=data, progress=progress)
         return fabric.launch(work)
     except KeyboardInterrupt:
+        _end_processes()
         return "interrupted"
-    except ProcessRaisedException as error:
-        # Of a traceback that crossed processes only the text is left; its last line is the error.
+    except (ProcessRaisedException, ValueError) as error:
+        # Of a traceback that crossed processes (of training, or of loading) only the text is
+        # left; its last line is the error.
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         if kind == "ValueError":
             raise ValueError(message) from None
         raise
+
+
+def _end_processes() -> None:
+    """Wait for the training processes of an interrupted run.
+
+    Ctrl-C reaches them all; a signal to this process alone (kill -INT) does not.
+    """
+    for process in multiprocessing.active_children():
+        process.join(5)
+        if process.is_alive():
+            process.terminate()
+            process.join()
 
 
 def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: bool) -> str:
@@ -233,8 +271,11 @@ def _run_epoch(
     state.terms = {name: float(value) * scale for name, value in sums.items()}
     state.loss = loss_mean = sum(state.terms.values())
     state.accuracy = int(correct) / (seen * fabric.world_size)
-    if not math.isfinite(loss_mean):
-        raise ValueError(_diverged(state.epoch + 1, f"the loss is {loss_mean}", config))
+    # The mean loss may be finite still when the last step was not.
+    weights = sum(value.detach().sum() for value in optimizer.param_groups[0]["params"])
+    for name, number in (("loss is", loss_mean), ("sum of the weights is", float(weights))):
+        if not math.isfinite(number):
+            raise ValueError(_diverged(state.epoch + 1, f"the {name} {number}", config))
     return lr
 
 

@@ -73,10 +73,12 @@ class Objective(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """(objective, its terms without gradient, number of samples decided right)."""
-        features, weight, bias = self.network.head.operands(self.network.features(inputs))
+        raw = self.network.features(inputs)
+        features, weight, bias = self.network.head.operands(raw)
         terms = self.loss.terms(features, labels, weight, bias)
         if self.feature_decay:
-            mean_square = features.float().square().sum(1).mean()
+            # Of what the backbone gives: a cosine head scales it to a fixed length.
+            mean_square = raw.float().square().sum(1).mean()
             decay = self.feature_decay / 2 * self.num_samples * mean_square
             terms = {**terms, "feature_decay": decay}
         with torch.no_grad():
@@ -127,6 +129,8 @@ def load_network(run: Run, epoch: int | None = None) -> Network:
     config = TrainConfig.from_values(run.config)
     with torch.random.fork_rng():
         network = make_network(config, len(run.info["classes"]), tuple(run.info["input_shape"]))
+    if config.precision == "64":
+        network = network.double()
     tensors = run.checkpoint(epochs[-1] if epoch is None else epoch).tensors
     prefix = "objective.network."
     network.load_state_dict(

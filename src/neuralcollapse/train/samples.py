@@ -158,16 +158,27 @@ def thinned(labels: Tensor, num_classes: int, ratio: float, limit: int | None) -
     """Positions of a training set with a long tail by class index, and of limited size.
 
     Class k keeps n_max * ratio^(-k/(K-1)) samples, at least one, or all it has if that is fewer,
-    with n_max the size of the largest class. `limit` then scales every class down alike.
+    with n_max the size of the largest class. `limit`, at least K, then scales every class down
+    alike, as little as will do.
     """
     counts = torch.bincount(labels, minlength=num_classes)
     wanted = counts.double()
     if ratio > 1 and num_classes > 1:
         fall = torch.arange(num_classes, dtype=torch.float64) / (num_classes - 1)
         wanted = torch.minimum(wanted, counts.max() * ratio**-fall)
-    if limit is not None and wanted.sum() > limit:
-        wanted = wanted * (limit / wanted.sum())
-    numbers = torch.minimum(wanted.floor().long().clamp(min=1), counts)
+    # The last digit of a power or a quotient must not cost a sample.
+    wanted = wanted * (1 + 1e-12)
+
+    def scaled(scale: float) -> Tensor:
+        return torch.minimum((wanted * scale).floor().long().clamp(min=1), counts)
+
+    numbers = scaled(1.0)
+    if limit is not None and int(numbers.sum()) > limit:
+        low, high = 0.0, 1.0
+        while high - low > 1e-9:
+            middle = (low + high) / 2
+            low, high = (middle, high) if int(scaled(middle).sum()) <= limit else (low, middle)
+        numbers = scaled(low)
     # The first samples of each class are kept, so that a smaller limit gives a subset of a larger.
     rank_in_class = torch.zeros_like(labels)
     for label in range(num_classes):
@@ -177,10 +188,11 @@ def thinned(labels: Tensor, num_classes: int, ratio: float, limit: int | None) -
 
 
 def _decode(file: Path, size: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB").resize((size, size)))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is not a readable picture: {error}") from None
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{file} is not a readable picture: {reason}") from None

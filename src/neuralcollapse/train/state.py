@@ -64,13 +64,15 @@ def restore(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer) ->
             slots.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
         state = State(**checkpoint.state)
+        if state.epoch != checkpoint.epoch:
+            raise ValueError(f"its state is that of epoch {state.epoch!r}")
+        torch.set_rng_state(tensors["generator.cpu"])
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split()[:40])
         raise ValueError(
             f"the checkpoint of epoch {checkpoint.epoch} in {run.path} does not fit its "
             f"configuration: {reason}"
         ) from None
-    torch.set_rng_state(tensors["generator.cpu"])
     if torch.cuda.is_available() and "generator.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["generator.cuda"])
     return state

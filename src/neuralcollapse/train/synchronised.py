@@ -70,8 +70,11 @@ def synchronise_batch_norm(module: nn.Module) -> None:
                 child.affine,
                 child.track_running_stats,
             )
-            joint.load_state_dict(child.state_dict())
-            setattr(module, name, joint)
+            # The same tensors, on their device and in their type.
+            joint.weight, joint.bias = child.weight, child.bias
+            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+                setattr(joint, buffer, getattr(child, buffer))
+            setattr(module, name, joint.train(child.training))
         else:
             synchronise_batch_norm(child)
 
