@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from neuralcollapse.energy import gaussian_energy as gaussian_energy
+    from neuralcollapse.energy import gaussian_log_determinant as gaussian_log_determinant
+    from neuralcollapse.energy import max_cosine as max_cosine
+    from neuralcollapse.energy import riesz_energy as riesz_energy
+    from neuralcollapse.energy import separation as separation
     from neuralcollapse.frames import Frame as Frame
     from neuralcollapse.frames import orthogonal_frame as orthogonal_frame
     from neuralcollapse.frames import simplex_etf as simplex_etf
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
+    "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frames": "Frame orthogonal_frame simplex_etf",
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead CosineHead FixedHead LinearHead",
