@@ -101,12 +101,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="An epoch of ours beside a bare loop.")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--only", default="", help="settings whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread")
     print(f"{'':<26}{'bare':>9}{'ours':>9}{'measured':>10}{'measured':>11}{'a tenth':>11}")
     print(f"{'':<26}{'s/epoch':>9}{'/ bare':>9}{'/ bare':>10}{'/evaluated':>11}{'/ bare':>11}")
     for name, config in SETTINGS.items():
+        if options.only not in name:
+            continue
         data = load_data(config)
         epochs = options.epochs if config.data == "digits" else max(2, options.epochs // 5)
         every = dataclasses.replace(config, measure_every=1)

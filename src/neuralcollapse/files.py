@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+_TEMPORARY = ".unfinished"
+
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write `content` so that `path` holds either its old content or all of the new.
@@ -20,7 +22,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -34,6 +36,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files of `write_atomically` that a killed process left in a folder."""
+    return sorted(folder.glob(f".*{_TEMPORARY}"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

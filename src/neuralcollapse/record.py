@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from neuralcollapse.files import (
+    leftovers,
     read_json,
     read_tensors,
     write_atomically,
@@ -161,6 +162,12 @@ class Run:
         tensors, _ = read_tensors(self._epoch_file("checkpoints", epoch, "safetensors"))
         state = read_json(self._epoch_file("checkpoints", epoch, "json"))
         return Checkpoint(epoch, tensors, state)
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files that a killed process left behind."""
+        for folder in (self.path, self.path / "snapshots", self.path / "checkpoints"):
+            for stray in leftovers(folder):
+                stray.unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write how the run ended."""

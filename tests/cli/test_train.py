@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -490,3 +491,15 @@ def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
 
 def test_the_verb_is_there() -> None:
     assert any(command.name == "train" for command in app.registered_commands)
+
+
+def test_a_comparison_killed_before_its_second_folder_was_made_is_completed(
+    tmp_path: Path,
+) -> None:
+    assert run("train", *SMALL, "--out", tmp_path).code == 0
+    first, second = find_runs(tmp_path)
+    rows = plain_rows(second)
+    shutil.rmtree(second.path)
+    assert run("train", "--resume", "--out", tmp_path).code == 0
+    assert [found.name for found in find_runs(tmp_path)] == [first.name, second.name]
+    assert plain_rows(Run.open(second.path)) == rows

@@ -113,7 +113,8 @@ def _start(config: TrainConfig, out: Path | None, overwrite: bool) -> None:
     for run in old:
         shutil.rmtree(run.path)
     (folder / "report.html").unlink(missing_ok=True)
-    runs = [create_run(folder / method.slug, method, data) for method in methods]
+    slugs = [method.slug for method in methods]
+    runs = [create_run(folder / method.slug, method, data, slugs) for method in methods]
     try:
         _train(folder, runs, data)
     except Exception:
@@ -140,7 +141,22 @@ def _resume(out: Path | None, given: dict[str, Any]) -> None:
                 f"{name} must stay {run.config.get(name)!r} when {run.path} is resumed, got "
                 f"{asked[name]!r}; leave the option out, or start anew in another --out"
             )
-    _train(out, runs, None)
+    _train(out, [*runs, *_never_begun(out, runs)], None)
+
+
+def _never_begun(folder: Path, runs: list[Any]) -> list[Any]:
+    """Runs of a comparison whose folder was not yet made when the program was killed, made now."""
+    from neuralcollapse.train.data import load_data
+    from neuralcollapse.train.loop import create_run
+
+    wanted = runs[0].info.get("compared", [])
+    missing = {slug for slug in wanted if runs[0].path != folder} - {run.name for run in runs}
+    if not missing:
+        return []
+    asked = TrainConfig.from_values(runs[0].config)
+    methods = dataclasses.replace(asked, loss=None, head=None, frame=None).methods()
+    data = load_data(asked)
+    return [create_run(folder / m.slug, m, data, wanted) for m in methods if m.slug in missing]
 
 
 def _train(folder: Path, runs: list[Any], data: Any) -> None:

@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,16 @@ _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-
 _Model = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor], Tensor]]
 
 
-def create_run(path: str | Path, config: TrainConfig, data: Data) -> Run:
-    """A new run folder for a configuration whose loss, head and frame are chosen."""
+def create_run(
+    path: str | Path, config: TrainConfig, data: Data, compared: Sequence[str] = ()
+) -> Run:
+    """A new run folder for a configuration whose loss, head and frame are chosen.
+
+    `compared` names the folders, beside this one, of all runs that are made to be compared.
+    """
     info = {
         "method": config.label,
+        "compared": list(compared),
         "data": config.data,
         "classes": list(data.classes),
         "input_shape": list(data.input_shape),
@@ -77,6 +83,11 @@ def check_trainable(config: TrainConfig, data: Data) -> None:
                 f"devices must be at most {len(part)}, the samples in the {name} part, got "
                 f"{config.devices}"
             )
+    limit = config.measure_samples
+    if limit is not None and limit < data.num_classes:
+        raise ValueError(
+            f"measure_samples must be at least {data.num_classes} (one per class), got {limit}"
+        )
     if min(config.batch_size, len(data.train)) < 2:
         raise ValueError(
             f"batch_size and training samples must be at least 2 for batch normalisation, got "
@@ -116,6 +127,7 @@ def train(run: Run, data: Data | None = None, *, progress: bool = True) -> str:
     summary = run.summary()
     if summary is not None and summary["status"] == "finished":
         return "finished"
+    run.remove_leftovers()
     if data is None:
         data = load_data(config)
     if data.counts() != run.info.get("counts", data.counts()):

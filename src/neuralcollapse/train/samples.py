@@ -73,7 +73,8 @@ class EpochOrder(Sampler[Tensor]):
     """The batches of an epoch as positions: shuffled by (seed, epoch), and one process's share.
 
     Every process draws the same order and takes its part of every batch, so that a step sees the
-    same samples however many processes take it. What does not fill a batch is left to another
+    same samples however many processes take it (a batch larger than the data shrinks to a multiple
+    of the processes). What does not fill a batch is left to another
     epoch. Without a seed: in order, all samples, and the last batch may be short.
     """
 
