@@ -75,8 +75,9 @@ def riesz_energy(
         log: return the logarithm of the sum, for s > 0, computed from the logarithms of the terms.
             Divided by s it tends to -log(separation) as s grows.
         min_distance: below it the kernel, or with `log` its logarithm, goes on along its tangent.
-        num_pairs, generator: draw so many pairs, with replacement, and scale up: an unbiased
-            estimate of the energy and its gradient, not of the logarithm. None takes all pairs.
+        num_pairs: draw so many pairs, with replacement, and scale up: an unbiased estimate of the
+            energy and its gradient, not of the logarithm. None takes all pairs.
+        generator: draws the pairs.
 
     Returns:
         0-d, float32 or the dtype of the vectors if that is wider.
