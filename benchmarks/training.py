@@ -137,10 +137,11 @@ def main() -> None:
                     for number in (2, 2 + epochs)
                 )
                 costs[way].append((long - short) / epochs)
+        bare_cost, measured = costs["bare"], costs["measured"]
         print(
-            f"{name:<26}{np.median(costs['bare']):9.4f}{ratio(costs['ours'], costs['bare']):9.3f}"
-            f"{ratio(costs['measured'], costs['bare']):10.3f}{ratio(costs['measured'], costs['evaluated']):11.3f}"
-            f"{ratio(costs['tenth'], costs['bare']):11.3f}",
+            f"{name:<26}{np.median(bare_cost):9.4f}{ratio(costs['ours'], bare_cost):9.3f}"
+            f"{ratio(measured, bare_cost):10.3f}{ratio(measured, costs['evaluated']):11.3f}"
+            f"{ratio(costs['tenth'], bare_cost):11.3f}",
             flush=True,
         )
 
