@@ -24,8 +24,6 @@ from neuralcollapse.tap import FeatureTap, evaluating
 
 # Features up to this many bytes are kept for NC4; beyond it the data is read a second time.
 _KEPT_BYTES = 1 << 30
-
-
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
 _MOST_CLASSES = 1 << 24
 
