@@ -42,9 +42,9 @@ FLOORS = {
     "train": 8,
     "cli": 9,
 }
-BASES = {"losses": "loss", "frames": "frame", "metrics": "pairs", "theory": "prediction"}
+BASES = {"losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
-OPEN_FOLDERS = {"train", "report", "cli"}
+OPEN_FOLDERS = {"frames", "hierarchy", "theory", "train", "report", "cli"}
 
 FACE = "__init__"
 FACE_NAMES = {"__version__"}

@@ -1,6 +1,7 @@
 """Frame: unit vectors, one per class, that a classifier can be fixed to."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,11 +18,16 @@ class Frame:
         vectors: (K, d), rows of unit length.
         bound: a proven lower bound on the largest cosine between two of any K unit vectors in d
             dimensions, or None where none is known. A frame whose `gap` is zero is optimal.
+        status: what is known of its optimality, in a few words, e.g. "proved"; empty where
+            nothing is said.
+        facts: further numbers by name, e.g. the energy that was minimised.
     """
 
     kind: str
     vectors: Tensor
     bound: float | None = None
+    status: str = ""
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
