@@ -23,6 +23,7 @@ FLOORS = {
     "checks": 1,
     "files": 1,
     "precision": 1,
+    "processes": 1,
     "scalars": 1,
     "sphere": 1,
     "energy": 2,

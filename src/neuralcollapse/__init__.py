@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from neuralcollapse.geometry import Geometry as Geometry
     from neuralcollapse.geometry import gram_distance as gram_distance
     from neuralcollapse.heads import AbstractHead as AbstractHead
+    from neuralcollapse.heads import ClassMeanHead as ClassMeanHead
     from neuralcollapse.heads import CosineHead as CosineHead
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
+    from neuralcollapse.heads import RotatedHead as RotatedHead
+    from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import CrossEntropy as CrossEntropy
     from neuralcollapse.losses import DotRegression as DotRegression
+    from neuralcollapse.losses import NormalizedCrossEntropy as NormalizedCrossEntropy
     from neuralcollapse.losses import SquaredError as SquaredError
     from neuralcollapse.measurement import Measurement as Measurement
     from neuralcollapse.measurement import measure as measure
@@ -55,8 +59,8 @@ _FACE = {
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frames": "Frame orthogonal_frame simplex_etf",
     "geometry": "Geometry gram_distance",
-    "heads": "AbstractHead CosineHead FixedHead LinearHead",
-    "losses": "AbstractLoss CrossEntropy DotRegression SquaredError",
+    "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",
+    "losses": "AbstractLoss CrossEntropy DotRegression HUG NormalizedCrossEntropy SquaredError",
     "measurement": "Measurement measure measure_features",
     "metrics": (
         "METRICS cdnv nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "

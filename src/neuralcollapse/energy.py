@@ -31,8 +31,8 @@ from neuralcollapse.sphere import directions
 Kernel = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _MIN_DISTANCE = 1e-6
-# Rows of a block (1 MiB of float32 stays in a CPU's cache), and pairs at a time by differences.
-_BLOCK, _BLOCK_ACCELERATOR, _EXACT_PAIRS = 512, 4096, 4096
+# Rows of a block (0.6 MiB of float32 stay in a CPU cache), and pairs at a time by differences.
+_BLOCK, _BLOCK_ACCELERATOR, _EXACT_PAIRS = 384, 4096, 4096
 
 
 def _riesz(power: float, squared: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ def gaussian_log_determinant(
     """
     scale = check_number("scale", scale, minimum=0, exclusive=True)
     jitter = check_number("jitter", jitter, minimum=0)
-    units = _units(check_matrix("vectors", vectors).double())
+    units, _ = _units(check_matrix("vectors", vectors).double())
     same = torch.eye(len(units), dtype=torch.bool, device=units.device)
     squared = (2 - 2 * units @ units.T).masked_fill(same, 0.0)
     met = squared.detach() < _MIN_DISTANCE**2
@@ -175,7 +175,7 @@ def separation(vectors: Tensor) -> Tensor:
         >>> separation(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
         tensor(1.4142)
     """
-    units = _units(vectors)
+    units, _ = _units(vectors)
     first, second = _closest_pair(units.detach())
     _, away = _differences(units.detach(), first, second)
     return ((units[first] - units[second]) * away).sum()
@@ -215,28 +215,32 @@ def pair_energy(
         tensor(8.)
     """
     min_distance = check_number("min_distance", min_distance, minimum=0, exclusive=True)
-    units = _units(vectors)
-    gradient = torch.zeros_like(units) if units.requires_grad else None
-    total = _Total(units.detach(), kernel, log, min_distance, gradient)
-    with FullPrecision(units.device.type):
+    with torch.no_grad():
+        units, lengths = _units(vectors)
+    wanted = vectors.requires_grad and torch.is_grad_enabled()
+    gradient = torch.zeros_like(units) if wanted else None
+    total = _Total(units, kernel, log, min_distance, gradient)
+    with torch.no_grad(), FullPrecision(units.device.type):
         total.sweep() if num_pairs is None else total.sample(num_pairs, generator)
-    value = total.shift + math.log(total.sum) if log else total.sum
-    if gradient is not None and log:
-        gradient /= total.sum
+        value = total.shift + math.log(total.sum) if log else total.sum
+        if gradient is not None:
+            # By the vectors: what moves a point along its ray changes nothing.
+            gradient -= (gradient * units).sum(1, keepdim=True) * units
+            gradient /= lengths * total.sum if log else lengths
     check = value if gradient is None else value + float(gradient.sum())
     if not abs(check) <= torch.finfo(units.dtype).max:
         raise ValueError(
             f"energy and gradient must fit into {units.dtype}, got {value:g} or a gradient out of "
             "range; use log=True, a smaller power, a larger min_distance or float64"
         )
-    return _Energy.apply(units, units.new_tensor(value), gradient)
+    return _Energy.apply(vectors, units.new_tensor(value), gradient)
 
 
 class _Energy(torch.autograd.Function):
     """A value with the gradient that was found on the same sweep."""
 
     @staticmethod
-    def forward(ctx: Any, units: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
         ctx.save_for_backward(gradient)
         return value.clone()
 
@@ -244,6 +248,7 @@ class _Energy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("sums over pairs have no second derivative; leave out create_graph")
+        # Autograd casts it to the dtype of the vectors.
         return grads[0] * ctx.saved_tensors[0], None, None
 
 
@@ -263,8 +268,9 @@ class _Total:
         """Add every pair once."""
         for rows, columns, squared, close in _blocks(self.units, self.min_distance):
             self._add_far(rows, columns, squared, close)
-            for first, second in _close_pairs(rows, columns, close):
-                self._add_close(first, second)
+            if close is not None:
+                for first, second in _close_pairs(rows, columns, close):
+                    self._add_close(first, second)
 
     def sample(self, num_pairs: int, generator: torch.Generator | None) -> None:
         """Add pairs drawn with replacement, scaled to an unbiased estimate of the whole."""
@@ -279,14 +285,20 @@ class _Total:
             self._add_close(pairs[0], pairs[1])
         self._scale(count * (count - 1) / 2 / num_pairs)
 
-    def _add_far(self, rows: slice, columns: slice, squared: Tensor, close: Tensor) -> None:
+    def _add_far(self, rows: slice, columns: slice, squared: Tensor, close: Tensor | None) -> None:
         """Add a block of pairs by matrix products, all but the close ones."""
-        squared.masked_fill_(close, 1.0)
+        if close is not None:
+            squared.masked_fill_(close, 1.0)
         values, slopes = self.kernel(squared)
-        values.masked_fill_(close, -torch.inf if self.log else 0.0)
-        slopes.masked_fill_(close, 0.0)
+        nothing = -torch.inf if self.log else 0.0
+        if close is not None:
+            values.masked_fill_(close, nothing)
+            slopes.masked_fill_(close, 0.0)
         # A diagonal block holds each of its pairs twice, and so needs no transpose.
         diagonal = rows == columns
+        if diagonal:
+            values.fill_diagonal_(nothing)
+            slopes.fill_diagonal_(0.0)
         weights = self._add(values, slopes, 0.5 if diagonal else 1.0)
         if self.gradient is None:
             return
@@ -309,7 +321,7 @@ class _Total:
         """Add `share` of the values; returns d sum / d point in units of the differences."""
         if not self.log:
             self.sum += share * float(values.sum())
-            return 2 * slopes
+            return slopes.mul_(2)
         peak = float(values.max())
         if peak > self.shift:
             self._scale(math.exp(self.shift - peak))
@@ -324,14 +336,20 @@ class _Total:
             self.gradient *= factor
 
 
-def _units(vectors: Tensor) -> Tensor:
-    """The directions of checked vectors, also where the squares of their entries underflow."""
+def _units(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions (K, d) and lengths (K, 1) of checked vectors, in float32 or better."""
     rows, columns = check_matrix("vectors", vectors).shape
     if rows < 2 or columns < 1:
         raise ValueError(
             f"vectors must be 2 points or more, got {rows} rows of {columns}; add some"
         )
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    lengths = wide.norm(dim=1, keepdim=True)
+    least, most = lengths.detach().aminmax()
+    number = torch.finfo(wide.dtype)
+    if bool((least > (number.tiny / number.eps) ** 0.5) & (most < torch.inf)):
+        return wide / lengths, lengths
+    # Something is wrong, or the squares of the entries leave the range of the type.
     sizes = torch.linalg.vector_norm(wide.detach(), torch.inf, dim=1, keepdim=True)
     if not bool(((sizes > 0) & (sizes < torch.inf)).all()):
         check_finite("vectors", wide.detach())
@@ -340,13 +358,18 @@ def _units(vectors: Tensor) -> Tensor:
             f"vectors must not be zero, got {len(zero)} zero rows of {len(vectors)} "
             f"(first: row {int(zero[0])}); a zero vector has no direction, leave it out"
         )
-    return directions(wide / sizes)
+    scaled = wide / sizes
+    lengths = scaled.norm(dim=1, keepdim=True)
+    return scaled / lengths, lengths * sizes
 
 
-def _blocks(units: Tensor, min_distance: float) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+def _blocks(
+    units: Tensor, min_distance: float
+) -> Iterator[tuple[slice, slice, Tensor, Tensor | None]]:
     """Blocks (rows, columns, squared distances, which are too small for the Gram formula).
 
-    Together they hold every pair; those on the diagonal hold it twice, and each point with itself.
+    Together they hold every pair; those on the diagonal hold it twice, and each point with itself,
+    at a squared distance of 1. None stands for a block without small distances.
     """
     size = _BLOCK if units.device.type == "cpu" else _BLOCK_ACCELERATOR
     # The products err by a few eps, so the distances kept have more than half of their digits.
@@ -354,8 +377,11 @@ def _blocks(units: Tensor, min_distance: float) -> Iterator[tuple[slice, slice, 
     parts = [slice(start, start + size) for start in range(0, len(units), size)]
     for place, rows in enumerate(parts):
         for columns in parts[place:]:
-            squared = (units[rows] @ units[columns].T).mul_(-2).add_(2)
-            yield rows, columns, squared, squared < limit
+            squared = torch.addmm(units.new_tensor(2.0), units[rows], units[columns].T, alpha=-2)
+            if rows == columns:
+                squared.fill_diagonal_(1.0)
+            close = squared < limit if bool(squared.amin() < limit) else None
+            yield rows, columns, squared, close
 
 
 def _close_pairs(rows: slice, columns: slice, close: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -389,10 +415,13 @@ def _closest_pair(units: Tensor) -> tuple[Tensor, ...]:
     best, pair = math.inf, (0, 1)
     with FullPrecision(units.device.type):
         for rows, columns, squared, close in _blocks(units, 0.0):
-            squared.masked_fill_(close, torch.inf)
-            for first, second in _close_pairs(rows, columns, close):
-                exact = _differences(units, first, second)[0].square()
-                squared[first - rows.start, second - columns.start] = exact
+            if rows == columns:
+                squared.fill_diagonal_(torch.inf)
+            if close is not None:
+                squared.masked_fill_(close, torch.inf)
+                for first, second in _close_pairs(rows, columns, close):
+                    exact = _differences(units, first, second)[0].square()
+                    squared[first - rows.start, second - columns.start] = exact
             least, place = squared.view(-1).min(0)
             if float(least) < best:
                 row, column = divmod(int(place), squared.shape[1])

@@ -2,7 +2,17 @@
 
 from neuralcollapse.losses.cross_entropy import CrossEntropy as CrossEntropy
 from neuralcollapse.losses.dot_regression import DotRegression as DotRegression
+from neuralcollapse.losses.hug import HUG as HUG
 from neuralcollapse.losses.loss import AbstractLoss as AbstractLoss
+from neuralcollapse.losses.normalized_cross_entropy import (
+    NormalizedCrossEntropy as NormalizedCrossEntropy,
+)
 from neuralcollapse.losses.squared_error import SquaredError as SquaredError
 
-LOSSES: tuple[type[AbstractLoss], ...] = (CrossEntropy, SquaredError, DotRegression)
+LOSSES: tuple[type[AbstractLoss], ...] = (
+    CrossEntropy,
+    SquaredError,
+    DotRegression,
+    HUG,
+    NormalizedCrossEntropy,
+)

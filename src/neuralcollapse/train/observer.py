@@ -34,9 +34,8 @@ class Observer:
         self._normalize = config.normalize
         self._train, self._train_name = _at_most(data.train, "train", config, data)
         self._test, self._test_name = _at_most(data.test, "test", config, data)
-        self._positions = spread_over_classes(
-            data.train.labels, data.num_classes, _SNAPSHOT_FEATURES
-        )
+        few = min(_SNAPSHOT_FEATURES, config.measure_samples or _SNAPSHOT_FEATURES)
+        self._positions = spread_over_classes(data.train.labels, data.num_classes, few)
 
     def __call__(self, state: State, bar: TrainingProgress, lr: float) -> bool:
         """Measure and record; returns whether validation is better than ever."""

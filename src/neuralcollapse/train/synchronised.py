@@ -4,28 +4,14 @@ PyTorch's SyncBatchNorm runs on GPUs only. Without it two processes normalise by
 statistics than one, and the result of a run depends on how many devices it had.
 """
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+from neuralcollapse.processes import sum_over_processes
 
 
 class _SynchronisedBatchNorm(_BatchNorm):
@@ -42,9 +28,9 @@ class _SynchronisedBatchNorm(_BatchNorm):
         shape = [1, -1] + [1] * (input.dim() - 2)
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
         count = wide.numel() // wide.shape[1] * dist.get_world_size()
-        mean = _sum(wide.sum(over)) / count
+        mean = sum_over_processes(wide.sum(over)) / count
         centred = wide - mean.view(shape)
-        variance = _sum(centred.square().sum(over)) / count
+        variance = sum_over_processes(centred.square().sum(over)) / count
         self._update_running(mean.detach(), variance.detach() * count / max(count - 1, 1))
         normal = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
@@ -77,7 +63,3 @@ def synchronise_batch_norm(module: nn.Module) -> None:
             setattr(module, name, joint.train(child.training))
         else:
             synchronise_batch_norm(child)
-
-
-def _sum(value: Tensor) -> Tensor:
-    return cast(Tensor, _SumOverProcesses.apply(value))

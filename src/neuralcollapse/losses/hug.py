@@ -1,0 +1,266 @@
+"""The hyperspherical uniformity gap: spread the classes, contract each of them."""
+
+from typing import Any, Literal, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from neuralcollapse.energy import (
+    gaussian_log_determinant,
+    pair_energy,
+    riesz_energy,
+    separation,
+)
+from neuralcollapse.losses.loss import AbstractLoss
+from neuralcollapse.processes import num_processes, sum_over_processes
+from neuralcollapse.scalars import check_choice, check_number
+
+_COINCIDENT, _MIN_POWER_BASE = 1e-12, 1e-6
+
+UniformityMeasure = Literal["mhe", "mhs", "mgd"]
+
+
+@final
+class HUG(AbstractLoss):
+    """Hyperspherical uniformity gap: uniformity between classes up, uniformity within down.
+
+        inter_weight * inter + intra_weight * intra
+
+    of the directions alone: p_k = weight[k] at unit length, the proxy of class k, and x_i the unit
+    features. Smaller is better in both terms, and at the optimum of both every feature lies on its
+    proxy and the proxies are as uniform as K directions can be.
+
+        measure  inter                                    intra, of the distances r_i = |x_i - p_y|
+        "mhe"    mean over k < j of K(|p_k - p_j|)         mean_i of r_i^(-intra_power)
+        "mhs"    -min over k < j of |p_k - p_j|            mean_k of max over i in k of r_i
+        "mgd"    -log(det(G + jitter I)) / K               mean_i of log((1 - g_i^2) / jitter + 1)
+
+    with the Riesz kernel K(r) = sign(s) r^(-s), s = `inter_power`, and -log(r) for s = 0;
+    G[k, j] = exp(-|p_k - p_j|^2) and g_i = exp(-r_i^2). The uniformity measures are the minimum
+    hyperspherical energy, the maximum hyperspherical separation and the maximum Gram determinant
+    of Liu et al. 2018 and 2021; the gap is due to Liu et al. 2023. Of the three forms, "mhe" has a
+    released implementation, which `HUG.released` reproduces; the within-class terms of the
+    other two, the means instead of sums and the default weights are our choice.
+
+    `class_balanced` takes every mean over samples as a mean over the classes in the batch of the
+    means within each; without it all samples weigh the same. A class that is absent from the batch
+    takes part in `inter` alone.
+
+    With `detach_proxies` the within-class term moves features only. Then proxies feel nothing but
+    each other, so they spread as if there were no data, and which class takes which place is
+    decided by where the proxies begin.
+
+    The classifier may be any: learned (`CosineHead`), fixed, rotated, or the class means; a network
+    trained so decides by the cosine to the proxies. Features of zero length have distance 1.
+
+    Args:
+        measure: "mhe", "mhs" or "mgd".
+        inter_weight: of the term between classes, not negative.
+        intra_weight: of the term within classes, not negative.
+        inter_power: s of "mhe", above -2.
+        intra_power: of "mhe", from -2 (squared distances) to below 0; -1 is the distance itself.
+        detach_proxies: no gradient of the within-class term to the classifier.
+        class_balanced: classes weigh the same, whatever their share of the batch.
+        jitter: of "mgd", above 0; what keeps logarithms finite at collapse.
+        synchronise: balance over the batches of all processes of torch.distributed, which must
+            then all call the loss, instead of each over its own.
+        min_distance: below it, proxies feel the force of this distance; where they coincide they
+            are pushed apart along a fixed direction.
+
+    Raises:
+        ValueError: from the call, if there is a bias, or a proxy is zero or not finite.
+
+    Example:
+        >>> simplex = torch.tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
+        >>> terms = HUG().terms(5 * simplex, torch.tensor([0, 1, 2]), simplex)
+        >>> {name: round(float(term), 4) for name, term in terms.items()}
+        {'inter': 0.3333, 'intra': 0.0}
+    """
+
+    name = "hug"
+
+    def __init__(
+        self,
+        measure: UniformityMeasure = "mhe",
+        inter_weight: float = 1.0,
+        intra_weight: float = 1.0,
+        inter_power: float = 2.0,
+        intra_power: float = -1.0,
+        *,
+        detach_proxies: bool = True,
+        class_balanced: bool = True,
+        synchronise: bool = False,
+        jitter: float = 1e-3,
+        min_distance: float = 1e-2,
+    ):
+        super().__init__()
+        self.measure = check_choice("measure", measure, ("mhe", "mhs", "mgd"))
+        self.inter_weight = check_number("inter_weight", inter_weight, minimum=0)
+        self.intra_weight = check_number("intra_weight", intra_weight, minimum=0)
+        self.inter_power = check_number("inter_power", inter_power, minimum=-2, exclusive=True)
+        self.intra_power = check_number("intra_power", intra_power, minimum=-2)
+        if self.intra_power >= 0:
+            raise ValueError(
+                f"intra_power must lie in [-2, 0), got {intra_power}; a power of 0 or more has no "
+                "finite value at collapse"
+            )
+        self.detach_proxies = detach_proxies
+        self.class_balanced = class_balanced
+        self.synchronise = synchronise
+        self.jitter = check_number("jitter", jitter, minimum=0, exclusive=True)
+        self.min_distance = check_number("min_distance", min_distance, minimum=0, exclusive=True)
+        self._drop_coincident = False
+
+    @staticmethod
+    def released(inter_weight: float = 1.0, intra_weight: float = 1.0) -> "HUG":
+        """As in the implementation that the authors released (Liu et al. 2023).
+
+        The minimum hyperspherical energy with powers 2 and -1, a class-balanced mean over the batch
+        and no gradient of the within-class term to the proxies. Pairs of proxies that coincide
+        exactly are left out of the mean, so they are not pushed apart.
+
+        Example:
+            >>> HUG.released().measure
+            'mhe'
+        """
+        loss = HUG("mhe", inter_weight, intra_weight, min_distance=1e-6)
+        loss._drop_coincident = True
+        return loss
+
+    def terms(
+        self, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The two halves, each times its weight: `inter` and `intra`."""
+        if bias is not None:
+            raise ValueError("bias must be None for the uniformity gap; use a head without bias")
+        try:
+            inter = self._inter(weight)
+        except ValueError as error:
+            raise ValueError(
+                f"weight must hold proxies whose uniformity is defined: {error}"
+            ) from None
+        intra = self._intra(features, labels, weight)
+        return {"inter": self.inter_weight * inter, "intra": self.intra_weight * intra}
+
+    def _inter(self, weight: Tensor) -> Tensor:
+        if self.measure == "mhs":
+            return -separation(weight)
+        if self.measure == "mgd":
+            return -gaussian_log_determinant(weight, jitter=self.jitter) / len(weight)
+        if self._drop_coincident:
+            return _mean_without_coincident(weight)
+        energy = riesz_energy(weight, self.inter_power, min_distance=self.min_distance)
+        return energy / _num_pairs(weight)
+
+    def _intra(self, features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        proxies = weight.detach() if self.detach_proxies else weight
+        distances = _Distances.apply(features, proxies, labels)
+        counts = distances.new_zeros(len(weight))
+        counts.index_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
+        if self.synchronise:
+            counts = sum_over_processes(counts)
+        if self.measure == "mhs":
+            values = self._widest(distances, labels, counts)
+            shares = torch.ones_like(counts) if self.class_balanced else counts
+        else:
+            values = self._spread(distances)
+            shares = 1 / counts[labels] if self.class_balanced else torch.ones_like(values)
+        total = (counts > 0).sum() if self.class_balanced else counts.sum()
+        # Training takes the mean over processes; with joint counts each gave its part of a sum.
+        return (values * shares).sum() * (num_processes() if self.synchronise else 1) / total
+
+    def _spread(self, distances: Tensor) -> Tensor:
+        """(N,), what a sample adds to the mean within its class; 0 at collapse."""
+        if self.measure == "mgd":
+            return torch.log1p(-torch.expm1(-2 * distances.square()) / self.jitter)
+        if self.intra_power == -1:
+            return distances
+        # A power below 1 has an infinite slope at zero.
+        return distances.clamp(min=_MIN_POWER_BASE).pow(-self.intra_power)
+
+    def _widest(self, distances: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+        """(K,), the largest distance within a class; 0 for an absent one."""
+        widest = torch.zeros_like(counts)
+        widest = widest.scatter_reduce(0, labels, distances, "amax", include_self=False)
+        if not self.synchronise or num_processes() == 1:
+            return widest
+        # Only the process that has the farthest sample gives it.
+        farthest = widest.detach().clone()
+        dist.all_reduce(farthest, dist.ReduceOp.MAX)
+        return torch.where(widest == farthest, widest, 0.0)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the brackets."""
+        powers = f", inter_power={self.inter_power:g}, intra_power={self.intra_power:g}"
+        return (
+            f"{self.measure}, inter_weight={self.inter_weight:g}, "
+            f"intra_weight={self.intra_weight:g}{powers if self.measure == 'mhe' else ''}"
+        )
+
+
+def _num_pairs(weight: Tensor) -> float:
+    return len(weight) * (len(weight) - 1) / 2
+
+
+def _mean_without_coincident(weight: Tensor) -> Tensor:
+    """Mean of 1 / distance^2 over the pairs of directions that do not coincide; 0 without any."""
+    dropped = 0
+
+    def kernel(squared: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal dropped
+        coincident = squared <= _COINCIDENT**2
+        dropped += int(coincident.sum())
+        values = squared.reciprocal().masked_fill_(coincident, 0.0)
+        return values, -values.square()
+
+    energy = pair_energy(weight, kernel, min_distance=_COINCIDENT)
+    return energy / max(_num_pairs(weight) - dropped, 1)
+
+
+class _Distances(torch.autograd.Function):
+    """(N,), the distance between the directions of a feature and of its class's proxy.
+
+    By hand, since a step is bound by how often it walks over arrays as large as the batch. In
+    float32 or better, from differences: products lose the digits of small distances.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        wide = torch.promote_types(features.dtype, torch.float32)
+        own = weight[labels].to(wide)
+        sizes = _sizes(own)
+        own /= sizes
+        lengths = _sizes(features.to(wide))
+        away = (features / lengths).sub_(own)
+        distances = away.norm(dim=1, keepdim=True)
+        ctx.save_for_backward(own, away, distances, lengths, sizes, labels)
+        ctx.num_classes = len(weight)
+        return distances.squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the gap has no second derivative; leave out create_graph")
+        own, away, distances, lengths, sizes, labels = ctx.saved_tensors
+        # Along unit vectors x - p has the component r^2 / 2 on x and -r^2 / 2 on p.
+        force = torch.where(distances > 0, grads[0][:, None] / distances, 0.0)
+        radial = distances.square() / 2
+        to_features = to_weight = None
+        if ctx.needs_input_grad[0]:
+            # A zero feature has no direction; it feels the pull without the projection.
+            along = torch.where(lengths.isinf(), 0.0, radial)
+            pull = force / torch.where(lengths.isinf(), 1.0, lengths)
+            to_features = (away * (pull * (1 - along))).addcmul_(own, -pull * along)
+        if ctx.needs_input_grad[1]:
+            pull = -force / torch.where(sizes.isinf(), 1.0, sizes)
+            by_sample = (away * pull).addcmul_(own, pull * radial)
+            to_weight = by_sample.new_zeros(ctx.num_classes, own.shape[1])
+            to_weight.index_add_(0, labels, by_sample)
+        return to_features, to_weight, None
+
+
+def _sizes(rows: Tensor) -> Tensor:
+    """(N, 1), the lengths; infinite where it is zero, so that dividing by it leaves a zero row."""
+    norms = rows.norm(dim=1, keepdim=True)
+    return norms.masked_fill_(norms == 0, torch.inf)
