@@ -24,6 +24,7 @@ FLOORS = {
     "files": 1,
     "precision": 1,
     "scalars": 1,
+    "specs": 1,
     "sphere": 1,
     "energy": 2,
     "hierarchy": 2,
