@@ -412,6 +412,26 @@ FRAME_CASES: tuple[FrameCase, ...] = (
     FrameCase("orthogonal", orthogonal_frame, lambda k: k, lambda k: 0.0, False),
 )
 
+# Public functions and classes in frames/ that are no rows of `FRAMES`.
+FRAME_PARTS = {
+    "ClosedForm",
+    "Objective",
+    "ReferenceEnergy",
+    "as_objective",
+    "balanced_sizes",
+    "check_code_size",
+    "closed_form",
+    "closed_form_status",
+    "framed",
+    "max_cosine_bound",
+    "optimal_configuration",
+    "pair_distances",
+    "polygon",
+    "reference_energy",
+    "simplices",
+    "unbalanced_sizes",
+}
+
 frame_cases = {"argvalues": FRAME_CASES, "ids": [case.name for case in FRAME_CASES]}
 
 

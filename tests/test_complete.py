@@ -63,13 +63,16 @@ def test_every_loss_has_a_row_and_a_case() -> None:
 
 
 def test_every_frame_has_a_row_and_a_case() -> None:
-    defined = [
-        item for module in siblings(neuralcollapse.frames) for item in public(module).values()
-    ]
+    defined = {
+        name: item
+        for module in siblings(neuralcollapse.frames)
+        for name, item in public(module).items()
+    }
     rows = dict(FRAMES)
     assert len(rows) == len(FRAMES)
-    assert {*defined} == {*rows.values()}
-    for function in defined:
+    assert {*defined} == {function.__name__ for function in rows.values()} | cases.FRAME_PARTS
+    for function in rows.values():
+        assert defined[function.__name__] is function
         hints = inspect.signature(function).return_annotation
         assert hints in (Frame, "Frame")
         leading = list(inspect.signature(function).parameters)[:3]

@@ -25,6 +25,7 @@ FLOORS = {
     "precision": 1,
     "processes": 1,
     "scalars": 1,
+    "specs": 1,
     "sphere": 1,
     "energy": 2,
     "hierarchy": 2,

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from neuralcollapse.energy import riesz_energy as riesz_energy
     from neuralcollapse.energy import separation as separation
     from neuralcollapse.frames import Frame as Frame
+    from neuralcollapse.frames import ReferenceEnergy as ReferenceEnergy
+    from neuralcollapse.frames import closed_form_status as closed_form_status
+    from neuralcollapse.frames import make_frame as make_frame
+    from neuralcollapse.frames import max_cosine_bound as max_cosine_bound
+    from neuralcollapse.frames import optimal_configuration as optimal_configuration
     from neuralcollapse.frames import orthogonal_frame as orthogonal_frame
+    from neuralcollapse.frames import reference_energy as reference_energy
     from neuralcollapse.frames import simplex_etf as simplex_etf
     from neuralcollapse.geometry import Geometry as Geometry
     from neuralcollapse.geometry import gram_distance as gram_distance
@@ -57,7 +63,10 @@ if TYPE_CHECKING:
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
-    "frames": "Frame orthogonal_frame simplex_etf",
+    "frames": (
+        "Frame ReferenceEnergy closed_form_status make_frame max_cosine_bound "
+        "optimal_configuration orthogonal_frame reference_energy simplex_etf"
+    ),
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",
     "losses": "AbstractLoss CrossEntropy DotRegression HUG NormalizedCrossEntropy SquaredError",

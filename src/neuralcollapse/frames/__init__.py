@@ -1,13 +1,12 @@
 """Frames: one unit vector per class. A frame is made by a function; `FRAMES` names them."""
 
-from collections.abc import Callable
-
+from neuralcollapse.frames.bounds import max_cosine_bound as max_cosine_bound
+from neuralcollapse.frames.closed_forms import closed_form_status as closed_form_status
 from neuralcollapse.frames.frame import Frame as Frame
+from neuralcollapse.frames.optimum import ReferenceEnergy as ReferenceEnergy
+from neuralcollapse.frames.optimum import optimal_configuration as optimal_configuration
+from neuralcollapse.frames.optimum import reference_energy as reference_energy
 from neuralcollapse.frames.orthogonal import orthogonal_frame as orthogonal_frame
 from neuralcollapse.frames.simplex import simplex_etf as simplex_etf
-
-# Name on the command line, and the function (num_classes, dim, generator) that makes the frame.
-FRAMES: tuple[tuple[str, Callable[..., Frame]], ...] = (
-    ("simplex", simplex_etf),
-    ("orthogonal", orthogonal_frame),
-)
+from neuralcollapse.frames.table import FRAMES as FRAMES
+from neuralcollapse.frames.table import make_frame as make_frame
