@@ -9,7 +9,7 @@ from neuralcollapse.frames import FRAMES
 from neuralcollapse.heads import HEADS
 from neuralcollapse.losses import LOSSES
 from neuralcollapse.metrics import METRICS
-from neuralcollapse.train.config import FRAME_NAMES, HEAD_NAMES, LOSS_NAMES
+from neuralcollapse.train.choices import FRAME_NAMES, HEAD_NAMES, LOSS_NAMES
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
@@ -31,7 +31,8 @@ def test_the_options_name_what_the_lists_hold() -> None:
     # The options are read without torch, so their names stand a second time.
     assert tuple(loss.name for loss in LOSSES) == LOSS_NAMES
     assert tuple(name for name, _ in FRAMES) == FRAME_NAMES
-    assert [f"{name.capitalize()}Head" for name in HEAD_NAMES] == [h.__name__ for h in HEADS]
+    titles = ["".join(part.capitalize() for part in name.split("-")) for name in HEAD_NAMES]
+    assert [f"{title}Head" for title in titles] == [head.__name__ for head in HEADS]
 
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

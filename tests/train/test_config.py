@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuralcollapse.train.choices import FRAME_NAMES, HEAD_NAMES, LOSS_NAMES
 from neuralcollapse.train.config import (
-    FRAME_NAMES,
-    HEAD_NAMES,
-    LOSS_NAMES,
     TrainConfig,
     imbalance_ratio,
     measured_epochs,
@@ -156,8 +154,9 @@ def test_every_choice_is_resolved_or_refused(
     if loss is None and head is None and frame is None:
         assert len(config.methods()) == 2
         return
-    contradicts = frame is not None and head not in (None, "fixed")
-    biased_cosine = loss == "dot-regression" and head == "linear" and bias
+    contradicts = frame is not None and head not in (None, "fixed", "rotated")
+    of_cosines = loss in ("dot-regression", "hug", "normalized-cross-entropy")
+    biased_cosine = of_cosines and head == "linear" and bias
     if contradicts or biased_cosine:
         with pytest.raises(ValueError, match=r"must (go with|have)") as caught:
             config.methods()
@@ -169,10 +168,55 @@ def test_every_choice_is_resolved_or_refused(
         assert asked is None or getattr(chosen, name) == asked
     assert chosen.loss in LOSS_NAMES
     assert chosen.head in HEAD_NAMES
-    assert (chosen.frame is not None) == (chosen.head == "fixed")
+    assert (chosen.frame is not None) == (chosen.head in ("fixed", "rotated"))
     assert chosen.methods() == (chosen,)
     assert chosen.slug
     assert chosen.label
+
+
+CHOSEN: list[tuple[dict[str, str], str, str]] = [
+    ({"loss": "hug:measure=mhs"}, "hug:measure=mhs, cosine head", "hug-measure-mhs-cosine"),
+    ({"loss": "normalized-cross-entropy"}, "normalized cross entropy, cosine head", ""),
+    ({"head": "class-mean:momentum=0.5"}, "cross entropy, class mean:momentum=0.5 head", ""),
+    (
+        {"loss": "hug", "head": "rotated", "frame": "a/b/my code.safetensors"},
+        "hug, rotated my code.safetensors frame",
+        "hug-rotated-my-code",
+    ),
+    ({"head": "fixed:scale=2"}, "", "cross-entropy-fixed-scale-2-simplex"),
+]
+
+
+@pytest.mark.parametrize("given, label, slug", CHOSEN)
+def test_options_of_a_choice_are_part_of_its_name(
+    given: dict[str, str], label: str, slug: str
+) -> None:
+    (chosen,) = TrainConfig.from_values(given).methods()
+    assert chosen.label == label or not label
+    assert chosen.slug == slug or not slug
+
+
+REFUSED_CHOICES: list[tuple[dict[str, Any], str]] = [
+    ({"loss": "hugs"}, "loss must be one of cross-entropy, .*, got 'hugs'"),
+    ({"loss": "hug:meassure=mhs"}, "loss 'hug' has no option 'meassure'; it takes class_balanced"),
+    ({"loss": "hug:inter_weight=much"}, "loss option inter_weight must be a number, got 'much'"),
+    ({"loss": "hug:"}, "loss must be written name"),
+    ({"head": "cosine:3"}, "head 'cosine' takes no value"),
+    ({"frame": "etf"}, "frame must be one of simplex, orthogonal.*, got 'etf'"),
+    ({"assign_after": 0}, "assign_after must be at least 1"),
+]
+
+
+@pytest.mark.parametrize("given, message", REFUSED_CHOICES)
+def test_choices_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.from_values(given)
+
+
+def test_only_a_frame_can_be_assigned() -> None:
+    with pytest.raises(ValueError, match="assign_after must go with a frame, got head=linear"):
+        TrainConfig(loss="cross-entropy", assign_after=3).methods()
+    assert TrainConfig(frame="simplex", assign_after=3).methods()[0].assign_after == 3
 
 
 def test_methods_differ_in_name() -> None:

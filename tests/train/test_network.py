@@ -12,7 +12,7 @@ from torch import Tensor
 from neuralcollapse import measure_features
 from neuralcollapse.heads import CosineHead
 from neuralcollapse.losses import CrossEntropy
-from neuralcollapse.train.config import HEAD_NAMES
+from neuralcollapse.train.choices import HEAD_NAMES
 from neuralcollapse.train.network import (
     Objective,
     fit_scale,

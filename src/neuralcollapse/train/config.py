@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from neuralcollapse.scalars import check_choice, check_integer, check_number
+from neuralcollapse.train.choices import (
+    FRAME_NAMES,
+    FRAME_SUFFIX,
+    HEAD_NAMES,
+    LOSS_NAMES,
+    as_folder,
+    check_frame_choice,
+    completed,
+    head_choice,
+    in_words,
+    loss_choice,
+)
 
-LOSS_NAMES = ("cross-entropy", "squared-error", "dot-regression")
-HEAD_NAMES = ("linear", "cosine", "fixed")
-FRAME_NAMES = ("simplex", "orthogonal")
 AUGMENTATIONS = ("none", "crop", "crop-flip")
 PRECISIONS = ("32", "bf16", "64")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
@@ -40,7 +49,11 @@ class TrainConfig:
     )
     image_size: int = _option("Data", 32, "Side in pixels that imagefolder pictures are scaled to.")
     workers: int = _option("Data", 0, "Processes that load pictures (imagefolder).")
-    loss: str | None = _option("Method", None, f"One of {', '.join(LOSS_NAMES)}.")
+    loss: str | None = _option(
+        "Method",
+        None,
+        f"One of {', '.join(LOSS_NAMES)}; options follow a colon: hug:measure=mhs,inter_weight=2.",
+    )
     label_smoothing: float = _option(
         "Method", 0.0, "Cross entropy: share of the target spread evenly."
     )
@@ -49,10 +62,23 @@ class TrainConfig:
     )
     true_weight: float = _option("Method", 1.0, "Squared error: weight of the true class.")
     target: float = _option("Method", 1.0, "Squared error: what the true class's logit should be.")
-    head: str | None = _option("Method", None, f"One of {', '.join(HEAD_NAMES)}.")
+    head: str | None = _option(
+        "Method", None, f"One of {', '.join(HEAD_NAMES)}; e.g. class-mean:momentum=0.99."
+    )
     bias: bool = _option("Method", True, "Linear head: learn a bias.")
-    temperature: float = _option("Method", 0.1, "Cosine head: divides the cosines.")
-    frame: str | None = _option("Method", None, f"Fixed head: one of {', '.join(FRAME_NAMES)}.")
+    temperature: float = _option(
+        "Method", 0.1, "Cosine, rotated, class-mean head: divides the cosines."
+    )
+    frame: str | None = _option(
+        "Method",
+        None,
+        f"Fixed or rotated head: one of {', '.join(FRAME_NAMES)}, or a {FRAME_SUFFIX} file.",
+    )
+    assign_after: int | None = _option(
+        "Method",
+        None,
+        "Fixed or rotated head: after this epoch, give each class the vector nearest its mean.",
+    )
     backbone: str = _option("Network", "auto", "auto, mlp, cnn, resnet18 or timm:NAME.")
     width: int | None = _option(
         "Network", None, "Width of hidden layers (mlp: 256, cnn: 16, resnet18: 64)."
@@ -99,16 +125,19 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        for name, check in (
+            ("loss", loss_choice),
+            ("head", head_choice),
+            ("frame", check_frame_choice),
+        ):
+            if getattr(self, name) is not None:
+                check(getattr(self, name))
         for name, choices in (
-            ("loss", LOSS_NAMES),
-            ("head", HEAD_NAMES),
-            ("frame", FRAME_NAMES),
             ("augment", AUGMENTATIONS),
             ("precision", PRECISIONS),
             ("accelerator", ACCELERATORS),
         ):
-            if getattr(self, name) is not None:
-                check_choice(name, getattr(self, name), choices)
+            check_choice(name, getattr(self, name), choices)
         for name in ("epochs", "batch_size", "devices", "image_size"):
             check_integer(name, getattr(self, name), 1)
         for name in ("workers", "measure_every", "seed", "split_seed"):
@@ -116,7 +145,7 @@ class TrainConfig:
         for name in ("seed", "split_seed"):
             if getattr(self, name) >= 2**63:
                 raise ValueError(f"{name} must be below 2**63, got {getattr(self, name)}")
-        for name in ("limit", "width", "dim", "measure_samples"):
+        for name in ("limit", "width", "dim", "measure_samples", "assign_after"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
         for name in ("momentum", "weight_decay", "feature_decay", "checkpoint_seconds"):
@@ -162,29 +191,22 @@ class TrainConfig:
             learned = dataclasses.replace(self, loss="cross-entropy")
             fixed = dataclasses.replace(self, loss="dot-regression")
             return (*learned.methods(), *fixed.methods())
-        loss = self.loss or "cross-entropy"
-        fixed = self.frame is not None or loss == "dot-regression"
-        head = self.head or ("fixed" if fixed else "linear")
-        frame = self.frame or ("simplex" if head == "fixed" else None)
-        if frame is not None and head != "fixed":
-            raise ValueError(f"frame must go with head=fixed, got head={head}; leave out one")
-        if loss == "dot-regression" and head == "linear" and self.bias:
+        loss, head, frame = completed(self.loss, self.head, self.frame, self.bias)
+        if self.assign_after is not None and frame is None:
             raise ValueError(
-                "loss=dot-regression must have a head without bias, got head=linear; use "
-                "head=fixed, or bias=false"
+                f"assign_after must go with a frame, got head={head}; use head=fixed or rotated"
             )
         return (dataclasses.replace(self, loss=loss, head=head, frame=frame),)
 
     @property
     def label(self) -> str:
-        """The method in words, e.g. "cross entropy, linear head"."""
-        where = f"fixed {self.frame} frame" if self.head == "fixed" else f"{self.head} head"
-        return f"{(self.loss or '').replace('-', ' ')}, {where}"
+        """The method in words, e.g. "cross entropy, linear head"; of a chosen method."""
+        return in_words(self.loss or "", self.head or "", self.frame)
 
     @property
     def slug(self) -> str:
-        """The method as a folder name, e.g. "cross-entropy-linear"."""
-        return "-".join(part for part in (self.loss, self.frame or self.head) if part)
+        """The method as a folder name, e.g. "cross-entropy-linear"; of a chosen method."""
+        return as_folder(self.loss or "", self.head or "", self.frame)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -234,6 +234,8 @@ def _run_epochs(
         state.epoch += 1
         state.seconds += time.monotonic() - began
         bar.epoch(state)
+        if state.epoch == config.assign_after:
+            observer.assign_frame()
         try:
             improved = state.epoch in to_measure and observer(state, bar, lr)
         except ValueError as error:

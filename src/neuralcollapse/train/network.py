@@ -1,14 +1,31 @@
 """The network that is trained: standardised inputs, backbone, head; and its loss."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.frames import FRAMES
-from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
-from neuralcollapse.losses import AbstractLoss, CrossEntropy, DotRegression, SquaredError
+from neuralcollapse.frames import Frame, make_frame
+from neuralcollapse.heads import (
+    AbstractHead,
+    ClassMeanHead,
+    CosineHead,
+    FixedHead,
+    LinearHead,
+    RotatedHead,
+)
+from neuralcollapse.losses import (
+    HUG,
+    AbstractLoss,
+    CrossEntropy,
+    DotRegression,
+    NormalizedCrossEntropy,
+    SquaredError,
+)
 from neuralcollapse.losses.loss import total
 from neuralcollapse.record import Run
 from neuralcollapse.train.backbones import Standardize, make_backbone
+from neuralcollapse.train.choices import FRAME_SUFFIX, head_choice, loss_choice
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data
 from neuralcollapse.train.samples import seeded
@@ -74,7 +91,7 @@ class Objective(nn.Module):
     def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """(objective, its terms without gradient, number of samples decided right)."""
         raw = self.network.features(inputs)
-        features, weight, bias = self.network.head.operands(raw)
+        features, weight, bias = self.network.head.operands(raw, labels if self.training else None)
         terms = self.loss.terms(features, labels, weight, bias)
         if self.feature_decay:
             # Of what the backbone gives: a cosine head scales it to a fixed length.
@@ -88,16 +105,22 @@ class Objective(nn.Module):
         return total(terms), shown, correct
 
 
-def make_network(config: TrainConfig, num_classes: int, input_shape: tuple[int, ...]) -> Network:
+def make_network(
+    config: TrainConfig,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    frame: Frame | None = None,
+) -> Network:
     """The network of a configuration, initialised from torch's global generator.
 
-    Its inputs are not yet standardised: see `fit_scale`.
+    Its inputs are not yet standardised: see `fit_scale`. A frame stands in for the one that the
+    configuration names.
     """
     dim = config.dim or max(128, num_classes)
     name = config.backbone
     if name == "auto":
         name = "cnn" if len(input_shape) == 3 and min(input_shape[1:]) > 16 else "mlp"
-    head = _make_head(config, num_classes, dim)
+    head = _make_head(config, num_classes, dim, frame)
     backbone = make_backbone(name, input_shape, dim, config.width)
     per_channel = (input_shape[0], 1, 1) if len(input_shape) == 3 else input_shape
     scale = Standardize(torch.zeros(per_channel), torch.ones(per_channel))
@@ -127,8 +150,13 @@ def load_network(run: Run, epoch: int | None = None) -> Network:
             f"epoch must be one of the checkpoints {epochs} of {run.path}, got {epoch}"
         )
     config = TrainConfig.from_values(run.config)
+    num_classes, shape = len(run.info["classes"]), tuple(run.info["input_shape"])
+    held = None
+    if config.frame is not None and config.frame.endswith(FRAME_SUFFIX):
+        # The checkpoint has it; the file may be gone.
+        held = Frame("as saved", torch.zeros(num_classes, config.dim or max(128, num_classes)))
     with torch.random.fork_rng():
-        network = make_network(config, len(run.info["classes"]), tuple(run.info["input_shape"]))
+        network = make_network(config, num_classes, shape, held)
     if config.precision == "64":
         network = network.double()
     tensors = run.checkpoint(epochs[-1] if epoch is None else epoch).tensors
@@ -141,18 +169,36 @@ def load_network(run: Run, epoch: int | None = None) -> Network:
 
 def make_loss(config: TrainConfig, data: Data) -> AbstractLoss:
     """The loss of a configuration."""
-    if config.loss == "squared-error":
+    name, options = loss_choice(config.loss or "cross-entropy")
+    if name == "squared-error":
         return SquaredError(config.true_weight, config.target)
-    if config.loss == "dot-regression":
-        return DotRegression()
+    if name == "dot-regression":
+        return DotRegression(**options)
+    if name == "normalized-cross-entropy":
+        return NormalizedCrossEntropy(**{"temperature": config.temperature, **options})
+    if name == "hug":
+        return HUG(**options, synchronise=config.devices > 1)
     counts = data.counts()["train"] if config.logit_adjustment else None
     return CrossEntropy(config.label_smoothing, counts, config.logit_adjustment)
 
 
-def _make_head(config: TrainConfig, num_classes: int, dim: int) -> AbstractHead:
-    if config.head == "fixed":
-        make_frame = dict(FRAMES)[config.frame or "simplex"]
-        return FixedHead(make_frame(num_classes, dim, seeded(config.seed, 1)))
-    if config.head == "cosine":
+def _make_head(
+    config: TrainConfig, num_classes: int, dim: int, frame: Frame | None
+) -> AbstractHead:
+    name, options = head_choice(config.head or "linear")
+    if name == "linear":
+        return LinearHead(num_classes, dim, bias=config.bias)
+    if name == "cosine":
         return CosineHead(num_classes, dim, temperature=config.temperature)
-    return LinearHead(num_classes, dim, bias=config.bias)
+    if name == "class-mean":
+        return ClassMeanHead(num_classes, dim, temperature=config.temperature, **options)
+    frame = frame or _frame(config.frame or "simplex", num_classes, dim, config.seed)
+    if name == "rotated":
+        return RotatedHead(frame, temperature=config.temperature)
+    return FixedHead(frame, **options)
+
+
+@functools.lru_cache(maxsize=4)
+def _frame(spec: str, num_classes: int, dim: int, seed: int) -> Frame:
+    """The frame of a run; kept, since the same one is made for the check and for the training."""
+    return make_frame(spec, num_classes, dim, seeded(seed, 1))

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from neuralcollapse.heads import FixedHead, RotatedHead
 from neuralcollapse.measurement import Measurement, measure
 from neuralcollapse.record import Run
 from neuralcollapse.tap import evaluating
@@ -66,6 +67,17 @@ class Observer:
             )
         bar.measured(state, train, test)
         return improved
+
+    def assign_frame(self) -> None:
+        """Give each class the vector of the head's frame that lies nearest to its mean.
+
+        By the means of all of the training set, which are the same in every process.
+        """
+        statistics, head = self._measure(self._data.train, "train").statistics, self._network.head
+        if statistics is None or not isinstance(head, FixedHead | RotatedHead):
+            raise ValueError(f"head must hold a frame to assign, got {type(head).__name__}")
+        with torch.no_grad():
+            head.assign(statistics.means.to(head.weight.device))
 
     def _measure(self, samples: AbstractSamples, split: str) -> Measurement:
         return measure(

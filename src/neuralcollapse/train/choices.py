@@ -1,0 +1,113 @@
+"""The losses, heads and frames that a run can be made of, and their options, without torch."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from neuralcollapse.scalars import check_choice
+from neuralcollapse.specs import Spec, parse_spec
+
+_Options = Mapping[str, Mapping[str, type]]
+
+LOSS_OPTIONS: _Options = {
+    "cross-entropy": {},
+    "squared-error": {},
+    "dot-regression": {"feature_norm": float},
+    "hug": {
+        "measure": str,
+        "inter_weight": float,
+        "intra_weight": float,
+        "inter_power": float,
+        "intra_power": float,
+        "detach_proxies": bool,
+        "class_balanced": bool,
+        "jitter": float,
+        "min_distance": float,
+    },
+    "normalized-cross-entropy": {"temperature": float},
+}
+HEAD_OPTIONS: _Options = {
+    "linear": {},
+    "cosine": {},
+    "fixed": {"scale": float},
+    "rotated": {},
+    "class-mean": {"momentum": float, "through_batch": bool},
+}
+LOSS_NAMES, HEAD_NAMES = tuple(LOSS_OPTIONS), tuple(HEAD_OPTIONS)
+FRAME_NAMES = ("simplex", "orthogonal")
+FRAME_SUFFIX = ".safetensors"
+
+# Losses of cosines: a bias has no place in them.
+_WITHOUT_BIAS = {"dot-regression": "fixed", "hug": "cosine", "normalized-cross-entropy": "cosine"}
+# Heads that hold a frame.
+_FRAMED = ("fixed", "rotated")
+
+
+def loss_choice(spec: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a loss, e.g. of "hug:measure=mhs"."""
+    return _choice(parse_spec("loss", spec), LOSS_OPTIONS)
+
+
+def head_choice(spec: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a head, e.g. of "class-mean:momentum=0.99"."""
+    return _choice(parse_spec("head", spec), HEAD_OPTIONS)
+
+
+def check_frame_choice(spec: str) -> None:
+    """Raise if the text cannot name a frame; its options are read where the frame is made."""
+    if not spec.endswith(FRAME_SUFFIX):
+        name = parse_spec("frame", spec).name
+        if name not in FRAME_NAMES:
+            raise ValueError(
+                f"frame must be one of {', '.join(FRAME_NAMES)} or the path of a {FRAME_SUFFIX} "
+                f"file, got {name!r}"
+            )
+
+
+def completed(
+    loss: str | None, head: str | None, frame: str | None, bias: bool
+) -> tuple[str, str, str | None]:
+    """Loss, head and frame, those left open chosen to fit the others.
+
+    Raises:
+        ValueError: if they do not go together.
+    """
+    loss = loss or "cross-entropy"
+    name, _ = loss_choice(loss)
+    usual = "fixed" if frame is not None else _WITHOUT_BIAS.get(name, "linear")
+    head = head or usual
+    kind, _ = head_choice(head)
+    framed = kind in _FRAMED
+    if frame is not None and not framed:
+        raise ValueError(
+            f"frame must go with head=fixed or rotated, got head={head}; leave out one"
+        )
+    if name in _WITHOUT_BIAS and kind == "linear" and bias:
+        raise ValueError(
+            f"loss={name} must have a head without bias, got head=linear; use "
+            f"head={_WITHOUT_BIAS[name]}, or bias=false"
+        )
+    return loss, head, frame or ("simplex" if framed else None)
+
+
+def in_words(loss: str, head: str, frame: str | None) -> str:
+    """The method for tables and legends, e.g. "cross entropy, linear head"."""
+    spoken = re.sub(r"^[a-z-]+", lambda match: match[0].replace("-", " "), loss)
+    kind = head_choice(head)[0]
+    if frame is None:
+        return f"{spoken}, {head.replace('-', ' ', 1)} head"
+    named = frame.rpartition("/")[2]
+    return f"{spoken}, {kind} {named} frame"
+
+
+def as_folder(loss: str, head: str, frame: str | None) -> str:
+    """The method as the name of a folder, e.g. "cross-entropy-linear"."""
+    kept = head if frame is None else frame.rpartition("/")[2].removesuffix(FRAME_SUFFIX)
+    if frame is not None and head != "fixed":
+        kept = f"{head}-{kept}"
+    return re.sub(r"[^A-Za-z0-9._]+", "-", f"{loss}-{kept}").strip("-")
+
+
+def _choice(spec: Spec, options: _Options) -> tuple[str, dict[str, Any]]:
+    check_choice(spec.argument, spec.name, tuple(options))
+    return spec.name, spec.arguments(options[spec.name])
