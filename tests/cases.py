@@ -300,6 +300,12 @@ METRIC_CASES: dict[str, MetricCase] = {
             "rows at right angles",
             "two rows swapped",
         },
+        "gnc2_energy_gap": _ALL_MEANS,
+        "gnc2_log_mean": _ALL_MEANS,
+        "gnc2_log_variance": _ALL_MEANS,
+        "gnc3_alignment_spread": {"means of unequal length", "all rows shifted alike"},
+        "hug_inter": _ALL_MEANS,
+        "hug_intra": {"noise along the means", "noise across the means"},
         "nc4_disagreement": {
             "means in a square",
             "rows in a square",
@@ -320,6 +326,7 @@ METRIC_PARTS = {
     "linear_decision": "test_metrics.py: nc4_disagreement",
     "decision_counts": "test_metrics.py: nc4_disagreement",
     "NearestMean": "test_metrics.py: nc4_disagreement",
+    "SpreadWithin": "test_metrics.py: hug_intra",
 }
 
 

@@ -144,9 +144,9 @@ def test_the_value_at_collapse_is_drawn(tmp_path):
 
 def test_an_orthogonal_classifier_is_not_asked_for_a_simplex(tmp_path):
     (history,) = read_histories([write_record(tmp_path / "run", target="orthogonal")])
-    assert history.at_target["nc2w_max_angle"] == pytest.approx(1 / 3)
-    assert history.at_target["nc2_max_angle"] == pytest.approx(0, abs=1e-9)
-    assert history.at_target["nc2w_equinorm"] == 0
+    assert history.target.values["nc2w_max_angle"] == pytest.approx(1 / 3)
+    assert history.target.values["nc2_max_angle"] == pytest.approx(0, abs=1e-9)
+    assert history.target.values["nc2w_equinorm"] == 0
     assert wording.arrow(history, "nc2w_max_angle") == "→"
     assert wording.arrow(history, "nc1") == "↓"
 

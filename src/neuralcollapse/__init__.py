@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from neuralcollapse.measurement import measure_features as measure_features
     from neuralcollapse.metrics import METRICS as METRICS
     from neuralcollapse.metrics import cdnv as cdnv
+    from neuralcollapse.metrics import gnc2_energy_gap as gnc2_energy_gap
+    from neuralcollapse.metrics import gnc2_log_mean as gnc2_log_mean
+    from neuralcollapse.metrics import gnc2_log_variance as gnc2_log_variance
+    from neuralcollapse.metrics import gnc3_alignment_spread as gnc3_alignment_spread
+    from neuralcollapse.metrics import hug_inter as hug_inter
+    from neuralcollapse.metrics import hug_intra as hug_intra
     from neuralcollapse.metrics import nc1 as nc1
     from neuralcollapse.metrics import nc1_trace_ratio as nc1_trace_ratio
     from neuralcollapse.metrics import nc2_equiangle as nc2_equiangle
@@ -72,7 +78,8 @@ _FACE = {
     "losses": "AbstractLoss CrossEntropy DotRegression HUG NormalizedCrossEntropy SquaredError",
     "measurement": "Measurement measure measure_features",
     "metrics": (
-        "METRICS cdnv nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
+        "METRICS cdnv gnc2_energy_gap gnc2_log_mean gnc2_log_variance gnc3_alignment_spread "
+        "hug_inter hug_intra nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
         "nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance nc2w_max_angle "
         "nc3_alignment nc3_duality nc4_disagreement"
     ),

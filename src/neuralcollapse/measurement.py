@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,18 @@ from neuralcollapse.checks import check_finite, check_labels, check_matrix, chec
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
-from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
+from neuralcollapse.metrics.uniformity import SpreadWithin
+from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
 
+_REGIMES = {
+    "simplex": "K <= d+1, a simplex fits: the nc2 rows are primary, the gnc2 rows secondary",
+    "general": "K > d+1, no simplex fits: the gnc2 rows are primary, the nc2 rows secondary",
+}
 # Features up to this many bytes are kept for NC4; beyond it the data is read a second time.
 _KEPT_BYTES = 1 << 30
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
@@ -37,6 +43,7 @@ class Measurement:
         undefined: reason by key, for each metric that is nan.
         conventions: what the numbers depend on: split, layer, means, normalisations, bias.
         counts: samples per class.
+        dim: d, the width of the features, or None where an old record does not say.
         accuracy: share of samples that the classifier gets right, or None without a classifier.
         statistics: of the features; not saved.
         weight: (K, d), the classifier that was measured, or None; not saved.
@@ -47,6 +54,7 @@ class Measurement:
     undefined: dict[str, str]
     conventions: dict[str, str]
     counts: tuple[int, ...]
+    dim: int | None = None
     accuracy: float | None = None
     statistics: ClassStatistics | None = field(default=None, repr=False)
     weight: Tensor | None = field(default=None, repr=False)
@@ -60,6 +68,15 @@ class Measurement:
     def absent(self) -> tuple[int, ...]:
         """Classes without a sample; they are left out of every metric."""
         return tuple(k for k, count in enumerate(self.counts) if count == 0)
+
+    @property
+    def regime(self) -> Literal["simplex", "general"] | None:
+        """Which rows of the table are primary for the classes seen: those of their `regime`."""
+        return None if self.dim is None else regime_of(self._num_seen, self.dim)
+
+    @property
+    def _num_seen(self) -> int:
+        return len(self.counts) - len(self.absent)
 
     def geometry(self, global_mean: GlobalMean = "class") -> Geometry:
         """Gram blocks of the centred means and classifier rows of the classes seen."""
@@ -79,6 +96,8 @@ class Measurement:
             "counts": list(self.counts),
             "absent_classes": list(self.absent),
             "num_samples": sum(self.counts),
+            "dim": self.dim,
+            "regime": self.regime,
             "accuracy": self.accuracy,
         }
 
@@ -92,6 +111,7 @@ class Measurement:
                 undefined=dict(values["undefined"]),
                 conventions=dict(values["conventions"]),
                 counts=tuple(int(count) for count in values["counts"]),
+                dim=None if values.get("dim") is None else int(values["dim"]),
                 accuracy=None if values["accuracy"] is None else float(values["accuracy"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -111,17 +131,23 @@ class Measurement:
 
     def __str__(self) -> str:
         """A table with every convention below it."""
-        lines = [f"{'metric':<20} {'value':>12}  {'collapse':>8}  meaning"]
+        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8}  meaning"]
         for metric in METRICS:
-            value = self.metrics.get(metric.key, math.nan)
+            value, target = self.metrics.get(metric.key, math.nan), metric.at_collapse
+            if self.dim is not None:
+                target = metric.collapse_value(self._num_seen, self.dim)
             shown = f"{value:>12.6g}" if math.isfinite(value) else f"{'-':>12}"
-            lines.append(f"{metric.key:<20} {shown}  {metric.at_collapse:>8g}  {metric.summary}")
+            known = isinstance(target, float | int) and math.isfinite(target)
+            collapse = f"{target:>8.4g}" if known else f"{'-':>8}"
+            lines.append(f"{metric.key:<22} {shown}  {collapse}  {metric.summary}")
         if self.accuracy is not None:
-            lines.append(f"{'accuracy':<20} {self.accuracy:>12.6g}")
+            lines.append(f"{'accuracy':<22} {self.accuracy:>12.6g}")
         reasons: dict[str, list[str]] = {}
         for key, reason in self.undefined.items():
             reasons.setdefault(reason, []).append(key)
         lines += [f"undefined: {', '.join(keys)}: {reason}" for reason, keys in reasons.items()]
+        if self.dim is not None:
+            lines.append(f"regime: {_REGIMES[regime_of(self._num_seen, self.dim)]}")
         lines.append(f"samples: {sum(self.counts)} in {len(self.counts)} classes")
         if self.absent:
             lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
@@ -192,14 +218,20 @@ def measure(
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
         looks = kept or same_again
-        decisions = _decisions(
-            statistics, weight, bias, looks, normalize=normalize, distributed=distributed
+        look = _second_look(
+            statistics,
+            weight,
+            bias,
+            looks,
+            normalize=normalize,
+            global_mean=global_mean,
+            distributed=distributed,
         )
         return _conclude(
             statistics,
             weight,
             bias,
-            decisions,
+            look,
             normalize=normalize,
             global_mean=global_mean,
             split=split,
@@ -271,14 +303,14 @@ def measure_features(
     shown = directions(features) if normalize else features
     statistics = ClassStatistics.from_features(shown, labels, num_classes)
     kept = [(features, labels)]
-    decisions = (
-        None if weight is None else _decisions(statistics, weight, bias, kept, normalize=normalize)
+    look = _second_look(
+        statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean
     )
     return _conclude(
         statistics,
         weight,
         bias,
-        decisions,
+        look,
         normalize=normalize,
         global_mean=global_mean,
         split=split,
@@ -290,11 +322,16 @@ Batches = Callable[[str], Iterable[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
-class _Decisions:
-    """What a second look at the features tells."""
+class _Look:
+    """What a look at the features tells once the class means are known.
+
+    Attributes:
+        accuracy: of the classifier, or None.
+        known: metrics by key: a value, or the reason why there is none.
+    """
 
     accuracy: float | None
-    disagreement: float | str
+    known: dict[str, float | str]
 
 
 def _accumulate(
@@ -318,51 +355,61 @@ def _accumulate(
     return accumulator.result(), kept, again
 
 
-def _decisions(
+def _second_look(
     statistics: ClassStatistics,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     batches: Iterable[tuple[Tensor, Tensor]] | None,
     *,
     normalize: bool,
+    global_mean: GlobalMean,
     distributed: bool = False,
-) -> _Decisions:
-    """Compare the classifier with the nearest class mean and with the labels."""
+) -> _Look:
+    """Compare the classifier with nearest mean and labels, and features with their means."""
     if batches is None:
-        return _Decisions(None, "features did not fit into memory and the loader runs only once")
-    nearest, home = NearestMean(statistics), statistics.means.device
+        reason = "features did not fit into memory and the loader runs only once"
+        decision = {} if weight is None else {"nc4_disagreement": reason}
+        return _Look(None, {**decision, "hug_intra": reason})
+    nearest, spread = NearestMean(statistics), SpreadWithin(statistics, global_mean=global_mean)
+    home = statistics.means.device
 
     def rule(block: Tensor) -> Tensor:
         # The classifier decides on what it was given; only the means are of unit features.
         return nearest(directions(block) if normalize else block)
 
-    weight, bias = weight.to(home), None if bias is None else bias.to(home)
+    if weight is not None:
+        weight, bias = weight.to(home), None if bias is None else bias.to(home)
     counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
     for features, labels in batches:
-        differing, correct = decision_counts(rule, features.to(home), weight, bias, labels.to(home))
-        counts += torch.tensor([differing, correct, len(features)], device=home)
-    if distributed and dist.is_available() and dist.is_initialized():
+        features, labels = features.to(home), labels.to(home)
+        spread.update(directions(features) if normalize else features, labels)
+        if weight is not None:
+            differing, correct = decision_counts(rule, features, weight, bias, labels)
+            counts += torch.tensor([differing, correct, len(features)], device=home)
+    if distributed and num_processes() > 1:
         dist.all_reduce(counts)
+        dist.all_reduce(spread.totals)
+    known: dict[str, float | str] = {"hug_intra": float(spread.result())}
+    if weight is None:
+        return _Look(None, known)
     differing, correct, total = counts.tolist()
-    return _Decisions(correct / total, differing / total)
+    enough = int(statistics.seen.sum()) > 1
+    known["nc4_disagreement"] = differing / total if enough else math.nan
+    return _Look(correct / total, known)
 
 
 def _conclude(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
-    decisions: _Decisions | None,
+    look: _Look,
     *,
     normalize: bool,
     global_mean: GlobalMean,
     split: str | None,
     layer: str | None,
 ) -> Measurement:
-    known: dict[str, float | str] = {}
-    if decisions is not None:
-        enough = int(statistics.seen.sum()) > 1
-        known["nc4_disagreement"] = decisions.disagreement if enough else math.nan
-    values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=known)
+    values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=look.known)
     means = {"class": "mean of the class means", "sample": "mean of all samples"}
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
     conventions = {
@@ -382,7 +429,8 @@ def _conclude(
         undefined=undefined,
         conventions=conventions,
         counts=tuple(statistics.counts.tolist()),
-        accuracy=None if decisions is None else decisions.accuracy,
+        dim=statistics.dim,
+        accuracy=look.accuracy,
         statistics=statistics,
         weight=weight,
         bias=bias,

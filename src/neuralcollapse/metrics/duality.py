@@ -65,12 +65,43 @@ def nc3_alignment(
     Raises:
         ValueError: if the shape of the weight is not that of the class means.
     """
+    return _cosines(statistics, weight, global_mean).mean()
+
+
+def gnc3_alignment_spread(
+    statistics: ClassStatistics, weight: Tensor, *, global_mean: GlobalMean = "class"
+) -> Tensor:
+    """Variation of the cosines between classifier rows and centred class means; 0 at collapse.
+
+        std_k(cos(w_k, mu_k - mu_G)) / mean_k(cos(w_k, mu_k - mu_G)) over the classes seen
+
+    with the population standard deviation. Whether all classes are aligned equally well; blind to
+    how well, which is `nc3_alignment`, and to norms.
+
+    Args:
+        statistics: of the features that enter the classifier.
+        weight: (K, d), the classifier.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+
+    Returns:
+        0-d float64; nan for fewer than two classes, or if a row or mean is zero. Negative where
+        the classifier points away from the means.
+
+    Raises:
+        ValueError: if the shape of the weight is not that of the class means.
+    """
+    cosines = _cosines(statistics, weight, global_mean)
+    return cosines.std(correction=0) / cosines.mean()
+
+
+def _cosines(statistics: ClassStatistics, weight: Tensor, global_mean: GlobalMean) -> Tensor:
+    """(K seen,), the cosines of rows and centred means; nan where they are not defined."""
     rows, centred = _matched(statistics, weight, global_mean)
     if len(centred) < 2:
-        return centred.new_full((), float("nan"))
+        return centred.new_full((1,), float("nan"))
     degenerate = (rows.norm(dim=1) == 0).any() | (centred.norm(dim=1) == 0).any()
     cosines = cosine_similarity(rows, centred, dim=1, eps=0.0)
-    return cosines.mean().masked_fill(degenerate, float("nan"))
+    return cosines.masked_fill(degenerate, float("nan"))
 
 
 def _matched(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from neuralcollapse.frames import reference_energy
 from neuralcollapse.metrics.angles import (
     nc2_equiangle,
     nc2_equinorm,
@@ -19,11 +20,19 @@ from neuralcollapse.metrics.angles import (
     nc2w_max_angle,
 )
 from neuralcollapse.metrics.decision import nc4_disagreement
-from neuralcollapse.metrics.duality import nc3_alignment, nc3_duality
+from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
+from neuralcollapse.metrics.uniformity import (
+    gnc2_energy_gap,
+    gnc2_log_mean,
+    gnc2_log_variance,
+    hug_inter,
+    hug_intra,
+)
 from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
-Need = Literal["statistics", "scatter", "features", "weight"]
+Need = Literal["statistics", "scatter", "features", "labels", "weight"]
+Regime = Literal["any", "simplex", "general"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,11 @@ class Metric:
 
     Attributes:
         function: the metric; its name is the key.
-        needs: what it is computed from. "statistics", "features" and "weight" are also its
-            arguments, in this order.
-        at_collapse: its value for a network that has collapsed to a simplex ETF.
+        needs: what it is computed from. All but "scatter" are also its arguments, in this order.
+        at_collapse: its value for a network that has collapsed, or a function of K and d.
         better: which direction leads there.
+        regime: the numbers of classes that it is made for: "simplex" for K <= d+1, where a simplex
+            ETF fits, "general" for more, or "any".
         takes_global_mean: whether it has the argument `global_mean`.
         reference: who introduced it.
         summary: what it says, in a few words.
@@ -43,8 +53,9 @@ class Metric:
 
     function: Callable[..., Tensor]
     needs: tuple[Need, ...]
-    at_collapse: float
+    at_collapse: float | Callable[[int, int], float]
     better: Literal["lower", "higher"]
+    regime: Regime
     takes_global_mean: bool
     reference: str
     summary: str
@@ -54,8 +65,44 @@ class Metric:
         """Its name in tables, records and JSON."""
         return self.function.__name__
 
+    def collapse_value(self, num_classes: int, dim: int) -> float:
+        """Its value for K classes collapsed in d dimensions; nan where that is not known.
+
+        Collapsed means: the simplex ETF for K <= d+1, for more classes the most uniform directions
+        known, by the logarithmic energy (`hug_inter`: by its own).
+        """
+        if callable(self.at_collapse):
+            return self.at_collapse(num_classes, dim)
+        if self.regime == "simplex" and num_classes > dim + 1:
+            return math.nan
+        return self.at_collapse
+
+
+def regime_of(num_classes: int, dim: int) -> Literal["simplex", "general"]:
+    """Which rows are primary: "simplex" for K <= d+1, where a simplex ETF fits, else "general"."""
+    return "simplex" if num_classes <= dim + 1 else "general"
+
+
+def _log_energy(num_classes: int, dim: int) -> float:
+    return _reference(num_classes, dim, 0.0)
+
+
+def _riesz_energy(num_classes: int, dim: int) -> float:
+    return _reference(num_classes, dim, 2.0)
+
+
+def _reference(num_classes: int, dim: int, power: float) -> float:
+    if num_classes < 2 or dim < 1:
+        return math.nan
+    return reference_energy(num_classes, dim, power, solve=False).mean
+
+
+def _zero_for_a_simplex(num_classes: int, dim: int) -> float:
+    return 0.0 if num_classes <= dim + 1 else math.nan
+
 
 _PAPYAN = "Papyan, Han, Donoho 2020"
+_LIU = "Liu et al. 2023"
 _STATISTICS: tuple[Need, ...] = ("statistics",)
 _WEIGHT: tuple[Need, ...] = ("weight",)
 _BOTH: tuple[Need, ...] = ("statistics", "weight")
@@ -68,10 +115,11 @@ def _row(
     summary: str,
     *,
     global_mean: bool = False,
-    at_collapse: float = 0.0,
+    at_collapse: float | Callable[[int, int], float] = 0.0,
     better: Literal["lower", "higher"] = "lower",
+    regime: Regime = "any",
 ) -> Metric:
-    return Metric(function, needs, at_collapse, better, global_mean, reference, summary)
+    return Metric(function, needs, at_collapse, better, regime, global_mean, reference, summary)
 
 
 METRICS: tuple[Metric, ...] = (
@@ -99,6 +147,7 @@ METRICS: tuple[Metric, ...] = (
         _PAPYAN,
         "class means: variation of the cosines",
         global_mean=True,
+        regime="simplex",
     ),
     _row(
         nc2_max_angle,
@@ -106,6 +155,7 @@ METRICS: tuple[Metric, ...] = (
         _PAPYAN,
         "class means: cosines from -1/(K-1)",
         global_mean=True,
+        regime="simplex",
     ),
     _row(
         nc2_etf_distance,
@@ -113,12 +163,49 @@ METRICS: tuple[Metric, ...] = (
         "Kothapalli 2023",
         "class means: Gram matrix from the simplex's",
         global_mean=True,
+        regime="simplex",
     ),
     _row(nc2w_equinorm, _WEIGHT, _PAPYAN, "classifier: variation of the norms"),
-    _row(nc2w_equiangle, _WEIGHT, _PAPYAN, "classifier: variation of the cosines"),
-    _row(nc2w_max_angle, _WEIGHT, _PAPYAN, "classifier: cosines from -1/(K-1)"),
     _row(
-        nc2w_etf_distance, _WEIGHT, "Zhu et al. 2021", "classifier: Gram matrix from the simplex's"
+        nc2w_equiangle,
+        _WEIGHT,
+        _PAPYAN,
+        "classifier: variation of the cosines",
+        regime="simplex",
+    ),
+    _row(nc2w_max_angle, _WEIGHT, _PAPYAN, "classifier: cosines from -1/(K-1)", regime="simplex"),
+    _row(
+        nc2w_etf_distance,
+        _WEIGHT,
+        "Zhu et al. 2021",
+        "classifier: Gram matrix from the simplex's",
+        regime="simplex",
+    ),
+    _row(
+        gnc2_energy_gap,
+        _STATISTICS,
+        _LIU,
+        "class means: log energy above the least",
+        global_mean=True,
+        regime="general",
+    ),
+    _row(
+        gnc2_log_mean,
+        _STATISTICS,
+        _LIU,
+        "class means: mean log energy of pairs",
+        global_mean=True,
+        at_collapse=_log_energy,
+        regime="general",
+    ),
+    _row(
+        gnc2_log_variance,
+        _STATISTICS,
+        _LIU,
+        "class means: variance of the log energies",
+        global_mean=True,
+        at_collapse=_zero_for_a_simplex,
+        regime="general",
     ),
     _row(nc3_duality, _BOTH, _PAPYAN, "classifier from class means, up to scale", global_mean=True),
     _row(
@@ -131,10 +218,32 @@ METRICS: tuple[Metric, ...] = (
         better="higher",
     ),
     _row(
+        gnc3_alignment_spread,
+        _BOTH,
+        _LIU,
+        "variation of those cosines",
+        global_mean=True,
+    ),
+    _row(
         nc4_disagreement,
         ("statistics", "features", "weight"),
         _PAPYAN,
         "classifier against nearest class mean",
+    ),
+    _row(
+        hug_inter,
+        _STATISTICS,
+        _LIU,
+        "uniformity between classes, 1/distance^2",
+        global_mean=True,
+        at_collapse=_riesz_energy,
+    ),
+    _row(
+        hug_intra,
+        ("statistics", "features", "labels"),
+        _LIU,
+        "uniformity within classes, distance",
+        global_mean=True,
     ),
 )
 
@@ -180,7 +289,7 @@ def _missing(metric: Metric, statistics: ClassStatistics, weight: Tensor | None)
     if "weight" in metric.needs and weight is None:
         return "no classifier weight was given"
     if "features" in metric.needs:
-        return "needs a second look at the features"
+        return "needs the features themselves, not only their statistics"
     if "scatter" in metric.needs and statistics.scatter is None:
         return "the statistics were accumulated without scatter"
     return None
@@ -213,4 +322,10 @@ def _why(metric: Metric, value: float, statistics: ClassStatistics, weight: Tens
             return f"rows {zero_rows[:5]} of the classifier are zero and have no direction"
     if math.isinf(value):
         return "infinite: the means of two classes coincide"
+    if metric.regime == "general" and metric.at_collapse == 0:
+        size = f"{num_seen} directions in {statistics.dim} dimensions"
+        if not math.isfinite(_reference(num_seen, statistics.dim, 0.0)):
+            return (
+                f"the least energy of {size} has no closed form; solve for it with reference_energy"
+            )
     return "class means coincide with each other or with the global mean"

@@ -82,8 +82,9 @@ def run_colour(place: int) -> str:
 
 
 def metric_panels(histories: Sequence[History]) -> list[Panel]:
-    """One panel per metric, in the order of the table."""
-    return [_metric_panel(histories, row.key) for row in METRICS]
+    """One panel per metric that suits the number of classes of some run, in the table's order."""
+    regimes = {"any", *(history.target.regime for history in histories)}
+    return [_metric_panel(histories, row.key) for row in METRICS if row.regime in regimes]
 
 
 def accuracy_panel(histories: Sequence[History]) -> Panel:
@@ -193,7 +194,7 @@ def _metric_panel(histories: Sequence[History], key: str) -> Panel:
     if figure is not None and logarithmic:
         notes += _zero_note(curves)
     if figure is not None:
-        targets = [history.at_target[key] for history in histories]
+        targets = [history.target.values.get(key) for history in histories]
         _draw_targets(figure["layout"], targets, logarithmic=logarithmic)
         if key == "nc4_disagreement":
             figure["layout"]["yaxis"]["tickformat"] = ".3~%"
@@ -286,9 +287,12 @@ def _zero_note(curves: Sequence[Curve]) -> list[str]:
     return ["▽ is a value of exactly 0, drawn at the lower edge."]
 
 
-def _draw_targets(layout: dict[str, Any], targets: Sequence[float], *, logarithmic: bool) -> None:
+def _draw_targets(
+    layout: dict[str, Any], targets: Sequence[float | None], *, logarithmic: bool
+) -> None:
     """A thin line at the value of a collapsed network, where the axis has room for it."""
-    values = sorted({value for value in targets if value > 0 or not logarithmic})
+    known = {value for value in targets if value is not None}
+    values = sorted(value for value in known if value > 0 or not logarithmic)
     layout["shapes"] = [
         {
             "type": "line",

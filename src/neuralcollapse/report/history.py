@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
-
-from neuralcollapse.frames import orthogonal_frame
-from neuralcollapse.metrics import METRICS
-from neuralcollapse.metrics.table import evaluate
 from neuralcollapse.record import Run
-from neuralcollapse.statistics import ClassStatistics
+from neuralcollapse.report.target import Target, target_of
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -67,10 +62,12 @@ class History:
             return [str(name) for name in names]
         return [str(number) for number in range(self.num_classes)]
 
-    @property
-    def target(self) -> str:
-        """The frame the classifier is meant to reach, "simplex" or "orthogonal"."""
-        return "orthogonal" if self.run.info.get("target") == "orthogonal" else "simplex"
+    @cached_property
+    def target(self) -> Target:
+        """What the classifier is meant to reach."""
+        dim = number(self.final["train"].get("dim"))
+        counts = self.final["train"].get("counts") or [1] * self.num_classes
+        return target_of(self.run, counts, None if dim is None else int(dim))
 
     @property
     def method(self) -> str:
@@ -97,26 +94,6 @@ class History:
     def values(self, split: Split, key: str) -> list[float | None]:
         """One metric over the measured epochs; None where undefined or not measured."""
         return [metric(row, split, key) for row in self.rows]
-
-    @cached_property
-    def at_target(self) -> dict[str, float]:
-        """The value of every metric for a classifier that has reached its target.
-
-        An uncentred orthogonal classifier keeps a distance from the simplex and from the centred
-        class means.
-        """
-        at_collapse = {row.key: row.at_collapse for row in METRICS}
-        if self.target == "simplex" or self.num_classes < 2:
-            return at_collapse
-        classes = self.num_classes
-        frame = orthogonal_frame(classes, classes, dtype=torch.float64).vectors
-        counts = torch.tensor(self.final["train"].get("counts") or [1] * classes)
-        means = frame.masked_fill((counts == 0)[:, None], torch.nan)
-        statistics = ClassStatistics(counts, means, frame.new_zeros(classes))
-        values, _ = evaluate(statistics, frame, known={"nc4_disagreement": 0.0})
-        defined = {key: value for key, value in values.items() if math.isfinite(value)}
-        # Rounding leaves 1e-17 where 0 is meant.
-        return at_collapse | {key: round(value, 12) for key, value in defined.items()}
 
 
 def read_histories(runs: Sequence[Run]) -> list[History]:

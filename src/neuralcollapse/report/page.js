@@ -107,14 +107,14 @@
   // Cosines.
 
   function cosines(run, kind, frame) {
-    const { scale, target } = run.grams, size = run.names.length;
-    const above = kind === "target" ? null : unpacked(run.grams[kind][frame], scale);
-    const z = Array.from({ length: size }, () => new Array(size).fill(target));
+    const { scale } = run.grams, size = run.names.length;
+    const above = unpacked(kind === "target" ? run.grams.target : run.grams[kind][frame], scale);
+    const z = Array.from({ length: size }, () => new Array(size).fill(1));
     let next = 0;
     for (let row = 0; row < size; row++) {
       z[row][row] = 1;
       for (let column = row + 1; column < size; column++) {
-        if (above) z[row][column] = z[column][row] = above[next++];
+        z[row][column] = z[column][row] = above[next++];
       }
     }
     return z;

@@ -173,7 +173,9 @@ def _metric_line(histories: Sequence[History], table: Numbers, key: str) -> Line
             reason = None if value is not None else why_undefined(group.row, split, key)
             cells.append(Cell(metric_value(key, value), _note(table.notes, reason)))
     shown_runs = [histories[place] for place in dict.fromkeys(g.run for g in table.groups)]
-    targets = dict.fromkeys(metric_value(key, history.at_target[key]) for history in shown_runs)
+    targets = dict.fromkeys(
+        metric_value(key, history.target.values.get(key)) for history in shown_runs
+    )
     arrows = dict.fromkeys(arrow(history, key) for history in shown_runs)
     direction = next(iter(arrows)) if len(arrows) == 1 else "→"
     return Line(title(key), " or ".join(targets), direction, cells, key=key)

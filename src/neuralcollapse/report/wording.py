@@ -26,9 +26,21 @@ _TITLES = {
     "nc2w_equiangle": "NC2: unequal angles, classifier",
     "nc2w_max_angle": "NC2: off the widest angle, classifier",
     "nc2w_etf_distance": "NC2: off the simplex, classifier",
+    "gnc2_energy_gap": "GNC2: energy above the least, class means",
+    "gnc2_log_mean": "GNC2: mean log energy, class means",
+    "gnc2_log_variance": "GNC2: variance of log energies, class means",
     "nc3_duality": "NC3: classifier off the class means",
     "nc3_alignment": "NC3: alignment with the class means",
+    "gnc3_alignment_spread": "GNC3: unequal alignment with the class means",
     "nc4_disagreement": "NC4: disagreement with nearest mean",
+    "hug_inter": "HUG: uniformity between classes",
+    "hug_intra": "HUG: uniformity within classes",
+}
+
+REGIMES = {
+    "any": "",
+    "simplex": "; made for K ≤ d+1",
+    "general": "; made for K > d+1",
 }
 
 TERMS = (
@@ -55,7 +67,8 @@ TERMS = (
     (
         "at collapse",
         "The value of a metric for a network that has collapsed: samples coincide with their class "
-        "mean, class means form a simplex ETF, and the classifier has reached its target.",
+        "mean, class means form a simplex ETF (of more than d+1 classes: the most uniform "
+        "directions known), and the classifier has reached its target.",
     ),
 )
 
@@ -110,7 +123,8 @@ def metric_value(key: str, value: float | None) -> str:
 def arrow(history: History, key: str) -> str:
     """Which way leads to collapse: down, up, or towards a value in between."""
     row = metric_row(key)
-    if history.at_target[key] != row.at_collapse:
+    target = history.target.values.get(key)
+    if target is not None and target != row.at_collapse:
         return "→"
     return "↓" if row.better == "lower" else "↑"
 
@@ -207,6 +221,8 @@ def _variability(history: History) -> Sentence:
 
 
 def _means(history: History) -> Sentence:
+    if history.target.regime == "general":
+        return _uniformity(history)
     key = "nc2_etf_distance"
     value = _value(history, key)
     if value is None:
@@ -218,14 +234,33 @@ def _means(history: History) -> Sentence:
     )
 
 
-def _classifier(history: History) -> Sentence:
+def _uniformity(history: History) -> Sentence:
+    """Of more classes than a simplex has vertices in so many dimensions."""
+    key = "gnc2_energy_gap"
+    value = _value(history, key)
+    if value is None:
+        return _undefined(history, key, "How far the class means are from the most uniform")
+    return Sentence(
+        f"The directions of the class means have a log energy of {shown(value, 3)} per pair above "
+        "the least known (0 is as uniform as can be).",
+        key,
+    )
+
+
+def _classifier(history: History) -> Sentence | None:
     key = "nc2w_etf_distance"
+    target = history.target.values.get(key)
+    if target is None:
+        return None
     value = _value(history, key)
     if value is None:
         return _undefined(history, key, "The distance of the classifier from the simplex ETF")
-    target = history.at_target[key]
-    aside = f", where its target, an orthogonal frame, lies {shown(target, 3)}" if target else ""
-    return Sentence(f"The rows of the classifier lie {shown(value, 3)} from one{aside}.", key)
+    aside = f", where its target, the {history.target.name}, lies {shown(target, 3)}"
+    return Sentence(
+        f"The rows of the classifier lie {shown(value, 3)} from a simplex ETF"
+        f"{aside if target else ''}.",
+        key,
+    )
 
 
 def _alignment(history: History) -> Sentence:
@@ -233,8 +268,8 @@ def _alignment(history: History) -> Sentence:
     value = _value(history, key)
     if value is None:
         return _undefined(history, key, "The alignment of classifier and class means")
-    target = history.at_target[key]
-    aside = "" if target == 1 else f" ({shown(target)} for an orthogonal classifier at its target)"
+    target = history.target.values.get(key)
+    aside = "" if target in (1, None) else f" ({shown(target)} for a classifier at its target)"
     return Sentence(
         f"The mean cosine between classifier rows and class means is {shown(value)}{aside}.", key
     )

@@ -29,6 +29,9 @@ from neuralcollapse.train.synchronised import synchronise_batch_norm
 # Names of precisions in Fabric.
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
+# What a report compares the classifier with: by name, or the frame that the snapshots hold.
+_TARGETS = {None: "uniform", "simplex": "simplex", "orthogonal": "orthogonal"}
+
 _Model = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor], Tensor]]
 
 
@@ -46,7 +49,7 @@ def create_run(
         "classes": list(data.classes),
         "input_shape": list(data.input_shape),
         "counts": data.counts(),
-        "target": "orthogonal" if config.frame == "orthogonal" else "simplex",
+        "target": _TARGETS.get(config.frame, "frame"),
         "versions": {
             "neuralcollapse": __version__,
             "torch": torch.__version__,
