@@ -26,10 +26,11 @@ def assembled(
     *,
     kind: str,
     regime: str,
+    decays: tuple[float, ...] | None = None,
     metastable: NDArray[np.bool_] | None = None,
     **facts: Any,
 ) -> Prediction:
-    """The prediction with these logits.
+    """The prediction with these logits, and layers and features balanced.
 
     Args:
         problem: what is minimised.
@@ -38,74 +39,95 @@ def assembled(
         objective: its value.
         kind: of the geometry.
         regime: which case it is.
+        decays: of the layers and features, those of the problem by default.
         metastable: (G,), groups whose classes are zero or merged, but have another minimum.
         facts: other fields of the prediction.
     """
-    groups, decays = spectrum.groups, problem.decays
-    logits = spectrum.logits()
+    decays = problem.decays if decays is None else decays
+    groups = spectrum.groups
     classifier = spectrum.classifier_gram(decays)
     features = spectrum.feature_gram(decays)
-    own = logits.own + bias
-    confidence = np.exp(own - log_partition(logits, bias))
-    status = statuses(groups, classifier, features, spectrum.contrast == 0, metastable)
-    warnings = (*facts.pop("warnings", ()), *common_warnings(problem))
-    return Prediction(
+    rows, means = classifier.own, features.own
+    dead = (rows <= _ZERO * rows.max()) & (means <= _ZERO * means.max())
+    merged = (groups.contrasts > 0) & (spectrum.contrast == 0)
+    return described(
+        problem,
+        classifier,
+        features,
+        spectrum.logits(),
+        bias,
+        objective=objective,
         kind=kind,
         regime=regime,
-        objective=objective,
         rank=spectrum.rank,
-        status=status,
+        status=statuses(groups, dead, merged, metastable),
+        layers=spectrum.layers(decays),
+        **facts,
+    )
+
+
+def described(
+    problem: Problem,
+    classifier: GroupedMatrix,
+    features: GroupedMatrix,
+    logits: GroupedMatrix,
+    bias: Array,
+    *,
+    layers: tuple[Array, ...],
+    warnings: tuple[str, ...] = (),
+    **facts: Any,
+) -> Prediction:
+    """The prediction with these matrices; `facts` are its other fields."""
+    index = logits.groups.index
+    own = logits.own + bias
+    confidence = np.exp(own - log_partition(logits, bias))
+    fields = {"weight_decay": problem.weight_decay, "feature_decay": problem.feature_decay, **facts}
+    return Prediction(
         classifier_norm_squared=_tensor(np.maximum(classifier.diagonal, 0)),
         feature_norm_squared=_tensor(np.maximum(features.diagonal, 0)),
-        logit=_tensor(own[groups.index]),
-        confidence=_tensor(confidence[groups.index]),
-        bias=_tensor(bias[groups.index]),
-        layers=tuple(_tensor(values) for values in spectrum.layers(decays)),
+        logit=_tensor(own[index]),
+        confidence=_tensor(np.minimum(confidence, 1.0)[index]),
+        bias=_tensor(bias[index]),
+        layers=tuple(_tensor(values) for values in layers),
         counts=torch.from_numpy(problem.counts).long(),
         loss=problem.loss,
-        weight_decay=problem.weight_decay,
-        feature_decay=problem.feature_decay,
-        warnings=warnings,
+        warnings=(*warnings, *common_warnings(problem)),
         classifier_matrix=classifier,
         feature_matrix=features,
         logit_matrix=logits,
-        **facts,
+        **fields,
     )
 
 
 def statuses(
     groups: Groups,
-    classifier: GroupedMatrix,
-    features: GroupedMatrix,
+    dead: NDArray[np.bool_],
     merged: NDArray[np.bool_],
-    metastable: NDArray[np.bool_] | None,
+    metastable: NDArray[np.bool_] | None = None,
 ) -> tuple[str, ...]:
     """(K,), what becomes of each class.
 
     Args:
         groups: of alike classes.
-        classifier: Gram matrix of its rows.
-        features: Gram matrix of the class means.
-        merged: (G,), groups without contrasts between their classes.
-        metastable: (G,), groups that have another minimum with contrasts.
+        dead: (G,), groups whose classes are zero.
+        merged: (G,), groups whose classes coincide.
+        metastable: (G,), groups that are dead or merged, but have a minimum where they are not.
     """
-    rows, means = classifier.own, features.own
-    zero = (rows <= _ZERO * rows.max()) & (means <= _ZERO * means.max())
     words = np.full(groups.num_classes, "alive", dtype=object)
-    for group in np.flatnonzero(zero | (merged & (groups.contrasts > 0))):
+    for group in np.flatnonzero(dead | merged):
         members = groups.members(group)
         if metastable is not None and metastable[group]:
             words[members] = "metastable"
-        elif zero[group]:
+        elif dead[group]:
             words[members] = "collapsed"
         else:
             for k in members:
-                words[k] = f"merged with {_named([j for j in members[:9] if j != k], members)}"
+                words[k] = f"merged with {_named(k, members)}"
     return tuple(words.tolist())
 
 
-def _named(others: list[int], members: list[int]) -> str:
-    shown = others[:_NAMES_SHOWN]
+def _named(k: int, members: list[int]) -> str:
+    shown = [j for j in members[: _NAMES_SHOWN + 1] if j != k][:_NAMES_SHOWN]
     more = len(members) - 1 - len(shown)
     return ", ".join(map(str, shown)) + (f" and {more} more" if more > 0 else "")
 

@@ -11,11 +11,11 @@ of the product of the layers. The value that the mode fits is a share x^M / (x^M
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 Array = NDArray[np.float64]
 
@@ -78,7 +78,13 @@ def largest_root(level: float, depth: int) -> float:
     high = math.log(depth / level) / (depth + 1)
     if excess(low) <= 0 or high <= low:
         return math.exp(low)
-    return math.exp(brentq(excess, low, high, xtol=1e-15, rtol=1e-15, maxiter=200))
+    return math.exp(root_between(excess, low, high))
+
+
+def root_between(function: Callable[[float], float], low: float, high: float) -> float:
+    """The root of a function that has opposite signs at `low` and `high`, by Brent's method."""
+    found = root_scalar(function, bracket=(low, high), method="brentq", xtol=1e-15, rtol=1e-15)
+    return float(found.root)
 
 
 def fitted_shares(squares: Array, decays: Sequence[float], num_samples: float) -> Array:

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuralcollapse.checks import check_matrix, check_vector
 from neuralcollapse.geometry import Geometry
+from neuralcollapse.statistics import ClassStatistics
+from neuralcollapse.theory.comparison import balance, compared, verdicts
 from neuralcollapse.theory.matrices import FactoredMatrix, GroupedMatrix
 
 _ROWS_SHOWN = 40
@@ -49,7 +52,8 @@ class Prediction:
             optimality is proved otherwise or not at all: see `regime` and `warnings`.
         reference: the work that treats this case.
         warnings: what is not unique, not global or not covered.
-        branches: critical points that were compared, this one included, where there are several.
+        branches: the critical points that were compared, where there are several.
+        temperature: what products of classifier and features are divided by to give logits.
 
     Example:
         >>> from neuralcollapse.theory import predict
@@ -81,6 +85,7 @@ class Prediction:
     reference: str = ""
     warnings: tuple[str, ...] = ()
     branches: tuple["Prediction", ...] = field(default=(), repr=False)
+    temperature: float = 1.0
     classifier_matrix: GroupedMatrix | FactoredMatrix = field(kw_only=True, repr=False)
     feature_matrix: GroupedMatrix | FactoredMatrix = field(kw_only=True, repr=False)
     logit_matrix: GroupedMatrix | FactoredMatrix = field(kw_only=True, repr=False)
@@ -107,13 +112,13 @@ class Prediction:
 
     @cached_property
     def products(self) -> Tensor:
-        """(C, K), row of the classifier times class mean: logits without bias."""
-        return self.logit_matrix.dense()
+        """(C, K), row of the classifier times class mean."""
+        return self.temperature * self.logit_matrix.dense()
 
     @property
     def logits(self) -> Tensor:
         """(K, C), the logits of each class's training samples, bias included."""
-        return self.products.T + self.bias
+        return self.logit_matrix.dense().T + self.bias
 
     @property
     def geometry(self) -> Geometry:
@@ -124,6 +129,69 @@ class Prediction:
         cross = self.products - self.products.mean(1, keepdim=True)
         square = len(self.gram_classifier) == len(means)
         return Geometry(means, self.gram_classifier, cross) if square else Geometry(means)
+
+    def compare(
+        self,
+        features: ClassStatistics | Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """A trained network beside this prediction.
+
+        Args:
+            features: statistics of the features of the training set, or their class means (K, d).
+            weight: (C, d), the classifier; the product of the layers of a deep head.
+            bias: (C,), its bias.
+
+        Returns:
+            Plain values; None where a number is not defined.
+
+            - `classifier_norm_ratio`, `feature_norm_ratio`: (K,), measured over predicted norms.
+            - `classifier_gram_distance`, `feature_gram_distance`: `gram_distance`, blind to scale.
+            - `classifier_gram_error`, `feature_gram_error`, `product_error`: norm of the difference
+              over the norm of the prediction, scale included.
+            - `cosine`, `predicted_cosine`: (K,), between row of the classifier and class mean.
+            - `bias_error`: the largest difference of an entry.
+            - `verdict`: (K,), "alive", "dead by theory", "alive by theory, dead in training", ...
+            - `balance_residual`: see `balance_residual`; None for several layers, without decays,
+              and for statistics without scatter.
+
+        Raises:
+            ValueError: if shapes do not fit or a class has no samples.
+        """
+        classes = self.num_classes
+        outputs = len(self.classifier_norm_squared)
+        if outputs != classes:
+            raise ValueError(
+                f"a prediction to compare must have one output per class, got {outputs} outputs "
+                f"for {classes} classes; compare the Gram matrices with gram_distance"
+            )
+        if isinstance(features, ClassStatistics):
+            if features.num_classes != classes or not bool(features.seen.all()):
+                raise ValueError(
+                    f"features must have samples of all {classes} classes of the prediction, got "
+                    f"{int(features.seen.sum())} of {features.num_classes}"
+                )
+            means = features.means
+        else:
+            means = check_matrix("features", features, rows=classes, why="class means")
+        check_matrix(
+            "weight", weight, rows=classes, columns=means.shape[1], why="the shape of the means"
+        )
+        result = compared(means, weight, self.gram_features, self.gram_classifier, self.products)
+        shift = torch.zeros(classes, dtype=torch.float64)
+        if bias is not None:
+            shift = check_vector("bias", bias, classes).detach().double().cpu()
+        result["bias_error"] = float((shift - self.bias).abs().max())
+        result["verdict"] = verdicts(
+            self.status, means, weight, self.gram_features, self.gram_classifier, self.depth > 1
+        )
+        result["balance_residual"] = None
+        if self.depth == 1 and self.weight_decay is not None and self.feature_decay is not None:
+            result["balance_residual"] = balance(
+                features, weight, self.counts, self.weight_decay[0], self.feature_decay
+            )
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a number that is not defined is None."""

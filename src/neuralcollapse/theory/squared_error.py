@@ -124,8 +124,8 @@ def with_free_bias(problem: Problem) -> Prediction:
         "balanced squared error with a free bias"
         if problem.balanced
         else (
-            "imbalanced squared error with a free bias, which takes the class frequencies; the rest "
-            "are the singular directions of the centred targets"
+            "imbalanced squared error with a free bias, which takes the class frequencies; the "
+            "rest are the singular directions of the centred targets"
         )
     )
     if lost:
