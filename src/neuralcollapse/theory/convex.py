@@ -22,7 +22,7 @@ from neuralcollapse.theory.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 
-# Share of the largest singular value below which one is zero.
+# Share of the largest singular value, and logit, below which one is zero.
 _ROUNDING = 1e-9
 
 
@@ -90,7 +90,8 @@ class Solution:
         """The singular value decomposition."""
         left, values, right = np.linalg.svd(self.reduced)
         # The optimiser drops directions that died: what is left of them is rounding.
-        values[values <= _ROUNDING * max(float(values[0]), float(self.contrast.max()))] = 0.0
+        size = max(float(values[0]), float(self.contrast.max()), float(program.column.max()))
+        values[values <= _ROUNDING * size] = 0.0
         return Spectrum(program.groups, self.contrast, values, left, right.T, program.column)
 
 
@@ -285,7 +286,8 @@ def _newton(program: Program, point: _Factors, steps: int = 25) -> _Factors:
 def _pruned(program: Program, point: _Factors, share: float = 1e-5) -> _Factors:
     """Balanced factors without directions that have died; dead contrasts exactly zero."""
     left, values, right = np.linalg.svd(point.left @ point.right.T)
-    keep = values > share * max(float(values[0]), float(point.roots.max()) ** 2, 1e-300)
+    size = max(float(values[0]), float(point.roots.max()) ** 2, 1e-3 * float(program.column.max()))
+    keep = values > share * size
     root = np.sqrt(values[keep])
     _, _, (by_contrast, _, _), _ = _value(
         program, _Factors(point.left, point.right, 0 * point.roots, point.bias)

@@ -1,8 +1,8 @@
 """Cross entropy with several linear layers: not convex, and the simplex ETF is not its optimum.
 
 The decays then charge the singular values of the logits sqrt(counts) to the power 2 / (M + 1),
-which favours few large ones over many small ones. What is reported is the best critical point found,
-beside the simplex ETF; none is proved to be the global optimum.
+which favours few large ones over many small ones. What is reported is the best critical point
+found, beside the simplex ETF; none is proved to be the global optimum.
 """
 
 import dataclasses
