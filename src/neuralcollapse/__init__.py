@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import CosineHead as CosineHead
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
+    from neuralcollapse.hierarchy import Hierarchy as Hierarchy
+    from neuralcollapse.hierarchy import check_distances as check_distances
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import CrossEntropy as CrossEntropy
     from neuralcollapse.losses import DotRegression as DotRegression
@@ -56,6 +58,7 @@ _FACE = {
     "frames": "Frame orthogonal_frame simplex_etf",
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead CosineHead FixedHead LinearHead",
+    "hierarchy": "Hierarchy check_distances",
     "losses": "AbstractLoss CrossEntropy DotRegression SquaredError",
     "measurement": "Measurement measure measure_features",
     "metrics": (
