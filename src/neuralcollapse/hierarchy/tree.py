@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from neuralcollapse.hierarchy import formats
+from neuralcollapse.hierarchy import formats, known, similarity
 from neuralcollapse.hierarchy.arrangement import (
     Arrangement,
     arrange,
@@ -537,6 +537,76 @@ class Hierarchy:
         except (ValueError, TypeError) as error:
             text = str(error)
             raise ValueError(text if str(path) in text else f"{path}: {text}") from None
+
+    @classmethod
+    def from_similarity(
+        cls,
+        matrix: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        kind: similarity.SimilarityKind = "similarity",
+        linkage: similarity.Linkage = "average",
+        levels: int | None = None,
+    ) -> "Hierarchy":
+        """A tree learned from how alike classes are, for users without a taxonomy.
+
+        Agglomerative clustering (SciPy): the two groups that are most alike are joined until one
+        is left. Groups joined at the same height become one node, so that classes which are all
+        alike give a flat tree.
+
+        Args:
+            matrix: what `kind` says, array or tensor.
+            classes: names of the classes in the order of the rows; "0", "1", ... by default.
+            kind: "confusion": (K, K) counts or rates, rows are the true classes; two classes are
+                alike by the mean of the shares of each that are taken for the other. "means":
+                (K, d) class means, alike by the cosine between centred means. "similarity":
+                (K, K), larger is more alike. "distance": (K, K), smaller is more alike.
+            linkage: how alike two groups are: by the mean of all pairs, by the least alike
+                ("complete"), by the most alike ("single").
+            levels: the number of levels below the root at most: the heights at which groups were
+                joined are rounded up to so many even steps. Without it the tree may get as deep
+                as there are classes.
+
+        Raises:
+            TypeError: if the matrix is none of numbers.
+            ValueError: if its shape or its entries are not what `kind` says, or there are fewer
+                than two classes.
+
+        Example:
+            >>> confusion = [[8, 2, 0], [1, 9, 0], [0, 1, 9]]
+            >>> tree = Hierarchy.from_similarity(confusion, ["cat", "dog", "car"], kind="confusion")
+            >>> tree.distances().tolist()[0]
+            [0.0, 1.0, 2.0]
+        """
+        outline = similarity.learned_outline(matrix, classes, kind, linkage, levels)
+        return cls.from_outline(outline)
+
+    @classmethod
+    def cifar100(cls) -> "Hierarchy":
+        """The five-level tree of CIFAR-100: its 20 superclasses and three levels above them.
+
+        Level sizes from the root down: 1, 2, 4, 8, 20, 100. The tree that the literature on the
+        severity of mistakes uses; the names of the three upper levels are numbers.
+
+        Example:
+            >>> Hierarchy.cifar100().pair_counts()
+            {1: 200, 2: 525, 3: 1050, 4: 900, 5: 2275}
+        """
+        return cls.from_levels(known.cifar100_levels())
+
+    @classmethod
+    def fashion_mnist(cls) -> "Hierarchy":
+        """A three-level tree of Fashion-MNIST: clothes or goods, kind, class.
+
+        Tops (T-shirt/top, Pullover, Shirt), bottoms (Trouser), dresses (Dress) and outers (Coat)
+        are clothes; shoes (Sandal, Sneaker, Ankle boot) and accessories (Bag) are goods. Three
+        kinds have a single class.
+
+        Example:
+            >>> Hierarchy.fashion_mnist().pair_counts()
+            {1: 6, 2: 15, 3: 24}
+        """
+        return cls.from_levels(known.FASHION_MNIST)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
