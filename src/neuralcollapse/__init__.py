@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from neuralcollapse.energy import riesz_energy as riesz_energy
     from neuralcollapse.energy import separation as separation
     from neuralcollapse.frames import Frame as Frame
+    from neuralcollapse.frames import NodeSubspaces as NodeSubspaces
+    from neuralcollapse.frames import barz_denzler_frame as barz_denzler_frame
+    from neuralcollapse.frames import hierarchy_frame as hierarchy_frame
+    from neuralcollapse.frames import node_subspaces as node_subspaces
     from neuralcollapse.frames import orthogonal_frame as orthogonal_frame
     from neuralcollapse.frames import simplex_etf as simplex_etf
     from neuralcollapse.geometry import Geometry as Geometry
@@ -55,7 +59,10 @@ if TYPE_CHECKING:
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
-    "frames": "Frame orthogonal_frame simplex_etf",
+    "frames": (
+        "Frame NodeSubspaces barz_denzler_frame hierarchy_frame node_subspaces orthogonal_frame "
+        "simplex_etf"
+    ),
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead CosineHead FixedHead LinearHead",
     "hierarchy": "Hierarchy check_distances",
