@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from neuralcollapse.energy import riesz_energy as riesz_energy
     from neuralcollapse.energy import separation as separation
     from neuralcollapse.frames import Frame as Frame
+    from neuralcollapse.frames import NodeSubspaces as NodeSubspaces
     from neuralcollapse.frames import ReferenceEnergy as ReferenceEnergy
+    from neuralcollapse.frames import barz_denzler_frame as barz_denzler_frame
     from neuralcollapse.frames import closed_form_status as closed_form_status
+    from neuralcollapse.frames import hierarchy_frame as hierarchy_frame
     from neuralcollapse.frames import make_frame as make_frame
     from neuralcollapse.frames import max_cosine_bound as max_cosine_bound
+    from neuralcollapse.frames import node_subspaces as node_subspaces
     from neuralcollapse.frames import optimal_configuration as optimal_configuration
     from neuralcollapse.frames import orthogonal_frame as orthogonal_frame
     from neuralcollapse.frames import reference_energy as reference_energy
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
     from neuralcollapse.heads import RotatedHead as RotatedHead
+    from neuralcollapse.hierarchy import Hierarchy as Hierarchy
+    from neuralcollapse.hierarchy import check_distances as check_distances
     from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import CrossEntropy as CrossEntropy
@@ -70,11 +76,13 @@ if TYPE_CHECKING:
 _FACE = {
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frames": (
-        "Frame ReferenceEnergy closed_form_status make_frame max_cosine_bound "
-        "optimal_configuration orthogonal_frame reference_energy simplex_etf"
+        "Frame NodeSubspaces ReferenceEnergy barz_denzler_frame closed_form_status "
+        "hierarchy_frame make_frame max_cosine_bound node_subspaces optimal_configuration "
+        "orthogonal_frame reference_energy simplex_etf"
     ),
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",
+    "hierarchy": "Hierarchy check_distances",
     "losses": "AbstractLoss CrossEntropy DotRegression HUG NormalizedCrossEntropy SquaredError",
     "measurement": "Measurement measure measure_features",
     "metrics": (

@@ -3,6 +3,10 @@
 from neuralcollapse.frames.bounds import max_cosine_bound as max_cosine_bound
 from neuralcollapse.frames.closed_forms import closed_form_status as closed_form_status
 from neuralcollapse.frames.frame import Frame as Frame
+from neuralcollapse.frames.hierarchical import NodeSubspaces as NodeSubspaces
+from neuralcollapse.frames.hierarchical import barz_denzler_frame as barz_denzler_frame
+from neuralcollapse.frames.hierarchical import hierarchy_frame as hierarchy_frame
+from neuralcollapse.frames.hierarchical import node_subspaces as node_subspaces
 from neuralcollapse.frames.optimum import ReferenceEnergy as ReferenceEnergy
 from neuralcollapse.frames.optimum import optimal_configuration as optimal_configuration
 from neuralcollapse.frames.optimum import reference_energy as reference_energy
