@@ -14,7 +14,7 @@ from neuralcollapse.scalars import check_choice, check_integer, check_number
 
 LOSS_NAMES = ("cross-entropy", "squared-error", "dot-regression")
 HEAD_NAMES = ("linear", "cosine", "fixed")
-FRAME_NAMES = ("simplex", "orthogonal")
+FRAME_NAMES = ("simplex", "orthogonal", "code")
 AUGMENTATIONS = ("none", "crop", "crop-flip")
 PRECISIONS = ("32", "bf16", "64")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
