@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from neuralcollapse.frames import make_frame as make_frame
     from neuralcollapse.frames import max_cosine_bound as max_cosine_bound
     from neuralcollapse.frames import node_subspaces as node_subspaces
+    from neuralcollapse.frames import one_vs_rest_distance as one_vs_rest_distance
     from neuralcollapse.frames import optimal_configuration as optimal_configuration
     from neuralcollapse.frames import orthogonal_frame as orthogonal_frame
     from neuralcollapse.frames import reference_energy as reference_energy
     from neuralcollapse.frames import simplex_etf as simplex_etf
+    from neuralcollapse.frames import softmax_code_bounds as softmax_code_bounds
+    from neuralcollapse.frames import softmax_code_margin as softmax_code_margin
+    from neuralcollapse.frames import spherical_code as spherical_code
     from neuralcollapse.geometry import Geometry as Geometry
     from neuralcollapse.geometry import gram_distance as gram_distance
     from neuralcollapse.heads import AbstractHead as AbstractHead
@@ -77,8 +81,9 @@ _FACE = {
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frames": (
         "Frame NodeSubspaces ReferenceEnergy barz_denzler_frame closed_form_status "
-        "hierarchy_frame make_frame max_cosine_bound node_subspaces optimal_configuration "
-        "orthogonal_frame reference_energy simplex_etf"
+        "hierarchy_frame make_frame max_cosine_bound node_subspaces one_vs_rest_distance "
+        "optimal_configuration orthogonal_frame reference_energy simplex_etf "
+        "softmax_code_bounds softmax_code_margin spherical_code"
     ),
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",
