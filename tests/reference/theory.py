@@ -52,7 +52,9 @@ def weighted(weights: Sequence[float]) -> SampleLosses:
 
 def scaled_by_output(scales: Sequence[float]) -> SampleLosses:
     """CDT."""
-    return lambda logits, labels: cross_entropy(torch.tensor(scales, dtype=torch.float64) * logits, labels)
+    return lambda logits, labels: cross_entropy(
+        torch.tensor(scales, dtype=torch.float64) * logits, labels
+    )
 
 
 def scaled_by_label(scales: Sequence[float]) -> SampleLosses:
@@ -135,3 +137,19 @@ def realised(prediction: Prediction) -> Point:
         layers[-1] = left @ layers[-1]
     labels = torch.repeat_interleave(prediction.counts)
     return Point(layers, means[labels], labels, prediction.bias.clone())
+
+
+def departure(
+    prediction: Prediction,
+    losses: SampleLosses,
+    weight_decay: Sequence[float],
+    feature_decay: float,
+    bias: str | float,
+) -> tuple[float, float]:
+    """(difference of the objective to that evaluated over the samples, largest gradient norm)."""
+    point = realised(prediction)
+    bias_decay = 0.0 if isinstance(bias, str) else bias
+    arguments = (losses, weight_decay, feature_decay, bias_decay)
+    gradients = point.gradients(*arguments, free_bias=bias != "none")
+    value = float(point.objective(*arguments))
+    return abs(value - prediction.objective), max(float(part.norm()) for part in gradients)

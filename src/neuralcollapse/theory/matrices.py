@@ -30,8 +30,10 @@ class Groups:
     @staticmethod
     def alike(*keys: Array) -> "Groups":
         """Classes with equal values in all of the keys (K,) form a group."""
-        _, index = np.unique(np.stack(keys), axis=1, return_inverse=True)
-        index = index.reshape(-1)
+        index = np.zeros(len(keys[0]), dtype=np.int64)
+        for key in keys:
+            values, places = np.unique(key, return_inverse=True)
+            _, index = np.unique(index * len(values) + places, return_inverse=True)
         return Groups(index, np.bincount(index).astype(np.float64))
 
     @staticmethod
