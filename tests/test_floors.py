@@ -28,6 +28,7 @@ FLOORS = {
     "energy": 2,
     "hierarchy": 2,
     "statistics": 2,
+    "decisions": 3,
     "frames": 3,
     "geometry": 3,
     "losses": 3,
