@@ -18,7 +18,13 @@ import reference.losses
 from neuralcollapse import ClassStatistics
 from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf
 from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
-from neuralcollapse.losses import AbstractLoss, CrossEntropy, DotRegression, SquaredError
+from neuralcollapse.losses import (
+    AbstractLoss,
+    CrossEntropy,
+    DotRegression,
+    FrameCosine,
+    SquaredError,
+)
 
 # --- worlds -------------------------------------------------------------------------------------
 
@@ -387,6 +393,13 @@ LOSS_CASES: tuple[LossCase, ...] = (
         {"feature_norm": 2.5},
         lambda *operands: reference.losses.dot_regression(*operands, length=2.5),
         takes_bias=False,
+    ),
+    LossCase("frame cosine", FrameCosine, {}, reference.losses.frame_cosine),
+    LossCase(
+        "frame cosine, mixed above 1",
+        FrameCosine,
+        {"mixing": 1.5},
+        lambda *operands: reference.losses.frame_cosine(*operands, mixing=1.5),
     ),
 )
 

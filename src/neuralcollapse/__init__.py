@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from neuralcollapse.decisions import conditional_risk as conditional_risk
+    from neuralcollapse.decisions import minimum_risk as minimum_risk
     from neuralcollapse.energy import gaussian_energy as gaussian_energy
     from neuralcollapse.energy import gaussian_log_determinant as gaussian_log_determinant
     from neuralcollapse.energy import max_cosine as max_cosine
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import CrossEntropy as CrossEntropy
     from neuralcollapse.losses import DotRegression as DotRegression
+    from neuralcollapse.losses import FrameCosine as FrameCosine
     from neuralcollapse.losses import SquaredError as SquaredError
     from neuralcollapse.measurement import Measurement as Measurement
     from neuralcollapse.measurement import measure as measure
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
+    "decisions": "conditional_risk minimum_risk",
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frames": (
         "Frame NodeSubspaces barz_denzler_frame hierarchy_frame node_subspaces orthogonal_frame "
@@ -66,7 +70,7 @@ _FACE = {
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead CosineHead FixedHead LinearHead",
     "hierarchy": "Hierarchy check_distances",
-    "losses": "AbstractLoss CrossEntropy DotRegression SquaredError",
+    "losses": "AbstractLoss CrossEntropy DotRegression FrameCosine SquaredError",
     "measurement": "Measurement measure measure_features",
     "metrics": (
         "METRICS cdnv nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "

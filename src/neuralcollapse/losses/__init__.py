@@ -2,7 +2,13 @@
 
 from neuralcollapse.losses.cross_entropy import CrossEntropy as CrossEntropy
 from neuralcollapse.losses.dot_regression import DotRegression as DotRegression
+from neuralcollapse.losses.frame_cosine import FrameCosine as FrameCosine
 from neuralcollapse.losses.loss import AbstractLoss as AbstractLoss
 from neuralcollapse.losses.squared_error import SquaredError as SquaredError
 
-LOSSES: tuple[type[AbstractLoss], ...] = (CrossEntropy, SquaredError, DotRegression)
+LOSSES: tuple[type[AbstractLoss], ...] = (
+    CrossEntropy,
+    SquaredError,
+    DotRegression,
+    FrameCosine,
+)
