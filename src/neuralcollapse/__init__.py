@@ -41,7 +41,15 @@ if TYPE_CHECKING:
     from neuralcollapse.measurement import measure as measure
     from neuralcollapse.measurement import measure_features as measure_features
     from neuralcollapse.metrics import METRICS as METRICS
+    from neuralcollapse.metrics import MISTAKE_METRICS as MISTAKE_METRICS
+    from neuralcollapse.metrics import calibration_error as calibration_error
     from neuralcollapse.metrics import cdnv as cdnv
+    from neuralcollapse.metrics import frame_deviation as frame_deviation
+    from neuralcollapse.metrics import frame_duality as frame_duality
+    from neuralcollapse.metrics import frame_spread as frame_spread
+    from neuralcollapse.metrics import hierarchical_distance as hierarchical_distance
+    from neuralcollapse.metrics import lca_accuracy as lca_accuracy
+    from neuralcollapse.metrics import mistake_severity as mistake_severity
     from neuralcollapse.metrics import nc1 as nc1
     from neuralcollapse.metrics import nc1_trace_ratio as nc1_trace_ratio
     from neuralcollapse.metrics import nc2_equiangle as nc2_equiangle
@@ -55,6 +63,9 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import nc3_alignment as nc3_alignment
     from neuralcollapse.metrics import nc3_duality as nc3_duality
     from neuralcollapse.metrics import nc4_disagreement as nc4_disagreement
+    from neuralcollapse.metrics import preference_score as preference_score
+    from neuralcollapse.mistakes import MistakeAccumulator as MistakeAccumulator
+    from neuralcollapse.mistakes import Mistakes as Mistakes
     from neuralcollapse.statistics import ClassStatistics as ClassStatistics
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
     from neuralcollapse.tap import FeatureTap as FeatureTap
@@ -73,10 +84,13 @@ _FACE = {
     "losses": "AbstractLoss CrossEntropy DotRegression FrameCosine SquaredError",
     "measurement": "Measurement measure measure_features",
     "metrics": (
-        "METRICS cdnv nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
-        "nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance nc2w_max_angle "
-        "nc3_alignment nc3_duality nc4_disagreement"
+        "METRICS MISTAKE_METRICS calibration_error cdnv frame_deviation frame_duality "
+        "frame_spread hierarchical_distance lca_accuracy mistake_severity nc1 nc1_trace_ratio "
+        "nc2_equiangle nc2_equinorm nc2_etf_distance nc2_max_angle nc2w_equiangle nc2w_equinorm "
+        "nc2w_etf_distance nc2w_max_angle nc3_alignment nc3_duality nc4_disagreement "
+        "preference_score"
     ),
+    "mistakes": "MistakeAccumulator Mistakes",
     "statistics": "ClassStatistics StatisticsAccumulator",
     "tap": "FeatureTap",
 }
