@@ -13,7 +13,15 @@ from neuralcollapse.train.config import FRAME_NAMES, HEAD_NAMES, LOSS_NAMES
 
 ROOT = Path(__file__).parents[1]
 # Losses that `train` does not offer: they need a hierarchy, or a frame that is made of one.
-FROM_PYTHON_ONLY = {"frame-cosine"}
+FROM_PYTHON_ONLY = {
+    "frame-cosine",
+    "hierarchical-cross-entropy",
+    "soft-labels",
+    "conditional-softmax",
+    "barz-denzler",
+    "multi-granularity",
+    "hierarchy-aware-features",
+}
 NAMES = {
     "which-metric.md": [metric.key for metric in METRICS],
     "which-loss.md": [loss.__name__ for loss in LOSSES]

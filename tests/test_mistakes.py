@@ -147,6 +147,7 @@ def test_distances_from_true_to_predicted_may_differ_from_those_back() -> None:
     assert float(mistake_severity(predicted, truth, matrix)) == 3.5
 
 
+@pytest.mark.slow
 def test_a_million_classes_need_no_matrix() -> None:
     """Ten levels of four: 4^10 classes, whose matrix would hold 10^12 numbers."""
     width, levels = 4, 10
@@ -164,9 +165,6 @@ def test_a_million_classes_need_no_matrix() -> None:
     mistakes = accumulator.result()
     assert mistakes.severities == {1.0: 1, 2.0: 1, 10.0: 1}
     assert mistakes.best["hierarchical_distance@5"] == (0 + 1 + 1 + 1 + 2) / 5
-
-
-test_a_million_classes_need_no_matrix = pytest.mark.slow(test_a_million_classes_need_no_matrix)
 
 
 # --- identities and invariances -------------------------------------------------------------------
@@ -227,7 +225,7 @@ def test_parts_merge() -> None:
 
 
 def test_ranks_of_least_risk_are_counted_as_given() -> None:
-    probabilities = torch.tensor([[0.40, 0.0, 0.35, 0.25], [0.1, 0.2, 0.3, 0.4]])
+    probabilities = torch.tensor([[0.40, 0.0, 0.35, 0.25], [0.1, 0.1, 0.2, 0.6]])
     labels = torch.tensor([2, 0])
     accumulator = MistakeAccumulator(BINARY, top=(2,))
     ranks = minimum_risk(probabilities, BINARY.distances(), top=2)
@@ -236,8 +234,8 @@ def test_ranks_of_least_risk_are_counted_as_given() -> None:
     assert ranks.tolist() == [[2, 3], [3, 2]]
     assert mistakes.severities == {2.0: 1}
     assert mistakes.values["hierarchical_distance@2"] == (0 + 1 + 2 + 2) / 4
-    # The confidence is that of the class decided for: .35 and right, .4 and wrong.
-    assert mistakes.values["calibration_error"] == pytest.approx((0.65 + 0.4) / 2, rel=1e-6)
+    # The confidence is that of the class decided for: .35 and right, .6 and wrong.
+    assert mistakes.values["calibration_error"] == pytest.approx((0.65 + 0.6) / 2, rel=1e-6)
 
 
 # --- bounds -------------------------------------------------------------------------------------
@@ -290,7 +288,6 @@ def test_chance_is_the_mean_over_random_rankings(name: str) -> None:
     for key, expected in mistakes.chance.items():
         # Means over 12,000 or more draws of numbers up to 3: four standard errors are 0.1.
         assert mistakes.values[key] == pytest.approx(expected, abs=0.1 if "dist" in key else 0.05)
-    assert mistakes.severity != mistakes.chance["mistake_severity"]
 
 
 def test_the_preference_score_sees_the_order_and_the_distance_does_not() -> None:

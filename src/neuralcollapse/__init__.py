@@ -33,9 +33,15 @@ if TYPE_CHECKING:
     from neuralcollapse.hierarchy import Hierarchy as Hierarchy
     from neuralcollapse.hierarchy import check_distances as check_distances
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
+    from neuralcollapse.losses import BarzDenzler as BarzDenzler
+    from neuralcollapse.losses import ConditionalSoftmax as ConditionalSoftmax
     from neuralcollapse.losses import CrossEntropy as CrossEntropy
     from neuralcollapse.losses import DotRegression as DotRegression
     from neuralcollapse.losses import FrameCosine as FrameCosine
+    from neuralcollapse.losses import HierarchicalCrossEntropy as HierarchicalCrossEntropy
+    from neuralcollapse.losses import HierarchyAwareFeatures as HierarchyAwareFeatures
+    from neuralcollapse.losses import MultiGranularity as MultiGranularity
+    from neuralcollapse.losses import SoftLabels as SoftLabels
     from neuralcollapse.losses import SquaredError as SquaredError
     from neuralcollapse.measurement import Measurement as Measurement
     from neuralcollapse.measurement import measure as measure
@@ -81,7 +87,10 @@ _FACE = {
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead CosineHead FixedHead LinearHead",
     "hierarchy": "Hierarchy check_distances",
-    "losses": "AbstractLoss CrossEntropy DotRegression FrameCosine SquaredError",
+    "losses": (
+        "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine "
+        "HierarchicalCrossEntropy HierarchyAwareFeatures MultiGranularity SoftLabels SquaredError"
+    ),
     "measurement": "Measurement measure measure_features",
     "metrics": (
         "METRICS MISTAKE_METRICS calibration_error cdnv frame_deviation frame_duality "

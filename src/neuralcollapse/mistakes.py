@@ -196,6 +196,14 @@ class MistakeAccumulator:
         ranks = self._check_ranks(ranks)
         labels = check_labels(labels, len(ranks), rows="scores").to(ranks.device)
         check_label_range(labels, self._distances.num_classes)
+        if probabilities is not None:
+            check_matrix(
+                "probabilities",
+                probabilities,
+                rows=len(labels),
+                columns=len(self._labels),
+                why="one row per sample, one column per class",
+            )
         if not len(labels):
             return
         wrong = ranks[:, 0] != labels
@@ -209,13 +217,6 @@ class MistakeAccumulator:
         if probabilities is None:
             self._unsure += len(labels)
             return
-        check_matrix(
-            "probabilities",
-            probabilities,
-            rows=len(labels),
-            columns=len(self._labels),
-            why="one row per sample, one column per class",
-        )
         confidences = probabilities.detach().gather(1, ranks[:, :1]).squeeze(1)
         self._confidences.append(confidences.float().cpu())
         self._right.append(~wrong.cpu())
