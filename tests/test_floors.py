@@ -36,6 +36,7 @@ FLOORS = {
     "heads": 4,
     "metrics": 4,
     "theory": 4,
+    "frame_classifier": 5,
     "mistakes": 5,
     "tap": 5,
     "measurement": 6,

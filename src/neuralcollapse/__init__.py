@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from neuralcollapse.energy import max_cosine as max_cosine
     from neuralcollapse.energy import riesz_energy as riesz_energy
     from neuralcollapse.energy import separation as separation
+    from neuralcollapse.frame_classifier import FrameClassifier as FrameClassifier
+    from neuralcollapse.frame_classifier import ResidualTransform as ResidualTransform
     from neuralcollapse.frames import Frame as Frame
     from neuralcollapse.frames import NodeSubspaces as NodeSubspaces
     from neuralcollapse.frames import barz_denzler_frame as barz_denzler_frame
@@ -84,6 +86,7 @@ _FACE = {
         "Frame NodeSubspaces barz_denzler_frame hierarchy_frame node_subspaces orthogonal_frame "
         "simplex_etf"
     ),
+    "frame_classifier": "FrameClassifier ResidualTransform",
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead CosineHead FixedHead LinearHead",
     "hierarchy": "Hierarchy check_distances",

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_matrix
-from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.hierarchy import DISTANCE_KINDS, Hierarchy
+from neuralcollapse.hierarchy.distances import DistanceKind
 from neuralcollapse.scalars import check_choice
-
-TreeKind = Literal["lca_height", "root_depth", "path"]
 
 
 @dataclass(frozen=True)
@@ -153,12 +152,13 @@ class TreeDistances(ClassDistances):
         self._by_level = self._by_level.to(device)
 
 
-def class_distances(distances: Any, kind: TreeKind = "lca_height") -> ClassDistances:
+def class_distances(distances: Any, kind: DistanceKind = "lca_height") -> ClassDistances:
     """Distances between classes from a matrix (K, K), or of the given kind from a hierarchy."""
     if isinstance(distances, ClassDistances):
         return distances
     if isinstance(distances, Hierarchy):
-        if check_choice("kind", kind, ("lca_height", "root_depth", "path")) == "path":
+        check_choice("kind", kind, DISTANCE_KINDS)
+        if kind == "path":
             return MatrixDistances(distances.distances("path"))
         return TreeDistances(distances, kind)
     if not isinstance(distances, Tensor):

@@ -13,11 +13,11 @@ from neuralcollapse.class_distances import (
     ClassDistances,
     Profile,
     TreeDistances,
-    TreeKind,
     class_distances,
 )
 from neuralcollapse.decisions import ranking
 from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.hierarchy.distances import DistanceKind
 from neuralcollapse.metrics.mistakes import MISTAKE_METRICS, binned_calibration, discounts
 from neuralcollapse.scalars import check_integer
 
@@ -132,7 +132,7 @@ class MistakeAccumulator:
         self,
         distances: Hierarchy | Tensor | ClassDistances,
         *,
-        kind: TreeKind = "lca_height",
+        kind: DistanceKind = "lca_height",
         hierarchy: Hierarchy | None = None,
         top: Sequence[int] = (1, 5, 20),
         num_bins: int = 15,

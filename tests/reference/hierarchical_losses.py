@@ -223,7 +223,7 @@ def hierarchy_aware_features(
             total += consistency * jensen_shannon(added, p[level][i]) / number
         for place, g in enumerate(groups):
             own = rows[starts[level] + place]
-            sum_below = sum(rows[starts[level + 1] + c] for c in children[g])
+            sum_below = np.sum([rows[starts[level + 1] + c] for c in children[g]], axis=0)
             cosine = float(own @ sum_below) / math.sqrt(float(sum_below @ sum_below))
             total += alignment * (1 - cosine) / len(groups)
         pairs = [
