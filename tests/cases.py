@@ -14,11 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import reference.hierarchical_losses
 import reference.losses
+import reference.mistakes
 from neuralcollapse import ClassStatistics
 from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf, spherical_code
 from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
-from neuralcollapse.losses import AbstractLoss, CrossEntropy, DotRegression, SquaredError
+from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.losses import (
+    AbstractLoss,
+    BarzDenzler,
+    ConditionalSoftmax,
+    CrossEntropy,
+    DotRegression,
+    FrameCosine,
+    HierarchicalCrossEntropy,
+    HierarchyAwareFeatures,
+    MultiGranularity,
+    SoftLabels,
+    SquaredError,
+)
 
 # --- worlds -------------------------------------------------------------------------------------
 
@@ -327,6 +342,12 @@ METRIC_PARTS = {
     "decision_counts": "test_metrics.py: nc4_disagreement",
     "NearestMean": "test_metrics.py: nc4_disagreement",
     "SpreadWithin": "test_metrics.py: hug_intra",
+    "frame_deviation": "test_frame_fit.py: takes a target that the table does not have",
+    "frame_spread": "test_frame_fit.py: takes a target that the table does not have",
+    "frame_duality": "test_frame_fit.py: takes a target that the table does not have",
+    "MistakeMetric": "test_mistakes.py: the rows of MISTAKE_METRICS",
+    "binned_calibration": "test_mistakes.py: calibration_error",
+    "discounts": "test_mistakes.py: preference_score",
 }
 
 
@@ -342,6 +363,8 @@ class LossCase:
     arguments: dict[str, Any]
     reference: Callable[..., float]  # (features, labels, weight, bias)
     takes_bias: bool = True
+    rows: int = 4  # of the classifier; classes are four
+    features_get_whole_gradient: bool = True  # false where some of it is stopped on purpose
 
     def make(self) -> AbstractLoss:
         return self.kind(**self.arguments)
@@ -354,6 +377,24 @@ def _plain_squares(*operands: Any, true_weight: float = 1.0, target: float = 1.0
     """Half the sum over the classes; the reference takes their mean."""
     classes = len(operands[2])
     return classes / 2 * reference.losses.squared_error(*operands, kappa=true_weight, target=target)
+
+
+# Leaves at three depths, and a class X that is an inner node beside its children a and Y.
+LOSS_TREE = Hierarchy.from_pairs(
+    [("R", "X"), ("R", "b"), ("X", "a"), ("X", "Y"), ("Y", "c")], classes=["c", "X", "b", "a"]
+)
+
+
+def _on_the_tree(loss: Callable[..., float], **options: Any) -> Callable[..., float]:
+    parent, nodes = LOSS_TREE.parent.tolist(), LOSS_TREE.node_of_class.tolist()
+    tree = reference.hierarchical_losses.Tree(parent, nodes)
+    return lambda *operands: loss(*operands, tree=tree, **options)
+
+
+def _soft_labels(*operands: Any, sharpness: float) -> float:
+    parent, nodes = LOSS_TREE.parent.tolist(), LOSS_TREE.node_of_class.tolist()
+    table = reference.mistakes.distances(parent, nodes, "lca_height")
+    return reference.hierarchical_losses.soft_labels(*operands, table=table, sharpness=sharpness)
 
 
 LOSS_CASES: tuple[LossCase, ...] = (
@@ -394,6 +435,70 @@ LOSS_CASES: tuple[LossCase, ...] = (
         {"feature_norm": 2.5},
         lambda *operands: reference.losses.dot_regression(*operands, length=2.5),
         takes_bias=False,
+    ),
+    LossCase("frame cosine", FrameCosine, {}, reference.losses.frame_cosine),
+    LossCase(
+        "frame cosine, mixed above 1",
+        FrameCosine,
+        {"mixing": 1.5},
+        lambda *operands: reference.losses.frame_cosine(*operands, mixing=1.5),
+    ),
+    LossCase(
+        "hierarchical cross entropy",
+        HierarchicalCrossEntropy,
+        {"hierarchy": LOSS_TREE},
+        _on_the_tree(reference.hierarchical_losses.hierarchical_cross_entropy, decay=0.1),
+    ),
+    LossCase(
+        "hierarchical cross entropy, fine steps first",
+        HierarchicalCrossEntropy,
+        {"hierarchy": LOSS_TREE, "depth_decay": -0.7},
+        _on_the_tree(reference.hierarchical_losses.hierarchical_cross_entropy, decay=-0.7),
+    ),
+    LossCase(
+        "soft labels",
+        SoftLabels,
+        {"distances": LOSS_TREE, "sharpness": 3.0},
+        lambda *operands: _soft_labels(*operands, sharpness=3.0),
+    ),
+    LossCase(
+        "conditional softmax",
+        ConditionalSoftmax,
+        {"hierarchy": LOSS_TREE},
+        _on_the_tree(reference.hierarchical_losses.conditional_softmax),
+        rows=6,
+    ),
+    LossCase(
+        "conditional softmax, coarse steps first",
+        ConditionalSoftmax,
+        {"hierarchy": LOSS_TREE, "depth_decay": 0.5},
+        _on_the_tree(reference.hierarchical_losses.conditional_softmax, decay=0.5),
+        rows=6,
+    ),
+    LossCase(
+        "barz denzler",
+        BarzDenzler,
+        {},
+        reference.hierarchical_losses.barz_denzler,
+        takes_bias=False,
+    ),
+    LossCase(
+        "multi-granularity",
+        MultiGranularity,
+        {"hierarchy": LOSS_TREE},
+        _on_the_tree(reference.hierarchical_losses.multi_granularity),
+        rows=10,
+        features_get_whole_gradient=False,
+    ),
+    # Separation compares samples: test_losses_hierarchical.py has it.
+    LossCase(
+        "hierarchy-aware features",
+        HierarchyAwareFeatures,
+        {"hierarchy": LOSS_TREE, "consistency": 0.5, "separation": 0.0},
+        _on_the_tree(
+            reference.hierarchical_losses.hierarchy_aware_features, consistency=0.5, separation=0.0
+        ),
+        rows=10,
     ),
 )
 
