@@ -8,14 +8,14 @@ import pytest
 from neuralcollapse.frames import FRAMES
 from neuralcollapse.heads import HEADS
 from neuralcollapse.losses import LOSSES
-from neuralcollapse.metrics import METRICS
+from neuralcollapse.metrics import METRICS, MISTAKE_METRICS
 from neuralcollapse.train.choices import FRAME_NAMES, HEAD_NAMES, LOSS_NAMES
 
 ROOT = Path(__file__).parents[1]
 # Losses that `train` does not offer: their classifier has other rows than one per class.
 FROM_PYTHON_ONLY = {"conditional-softmax", "multi-granularity"}
 NAMES = {
-    "which-metric.md": [metric.key for metric in METRICS],
+    "which-metric.md": [metric.key for metric in (*METRICS, *MISTAKE_METRICS)],
     "which-loss.md": [loss.__name__ for loss in LOSSES]
     + [loss.name for loss in LOSSES]
     + [head.__name__ for head in HEADS]

@@ -22,12 +22,12 @@ class FrameCosine(AbstractLoss):
     mean over the samples. Source: Liang, Davis 2023.
 
     Made for a fixed frame whose cosines differ from pair to pair, such as that of a hierarchy. On
-    such a frame cross entropy alone does not turn features towards their vectors: it drives the
-    logits to a simplex, and the features' Gram matrix towards the pseudo-inverse of the frame's,
-    where siblings end *less* alike than strangers. The second term is zero exactly where every
-    feature is a positive multiple of its vector (in the span of the frame), and sees directions
-    only. With mixing = 1 there is nothing left that makes features long, so logits stay at the
-    size of cosines and their softmax says little of confidence.
+    such a frame cross entropy alone does not turn features towards their vectors: as they grow it
+    makes all margins equal, and free features end as the rows of the pseudo-inverse of the centred
+    frame, where siblings are *less* alike than strangers (examples/cosine_term.py). The second term
+    is zero exactly where every feature is a positive multiple of its vector (in the span of the
+    frame), and sees directions only. With mixing = 1 there is nothing left that makes features
+    long, so logits stay at the size of cosines and their softmax says little of confidence.
 
     On a simplex both halves have the same optimum. A bias takes part in the cross entropy alone; a
     zero feature counts as cosine 0.
