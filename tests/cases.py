@@ -16,7 +16,7 @@ from torch import Tensor
 
 import reference.losses
 from neuralcollapse import ClassStatistics
-from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf
+from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf, spherical_code
 from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
 from neuralcollapse.losses import AbstractLoss, CrossEntropy, DotRegression, SquaredError
 
@@ -409,14 +409,23 @@ class FrameCase:
 
     name: str  # in FRAMES
     make: Callable[..., Frame]  # (num_classes, dim, generator=None, *, dtype=...)
-    min_dim: Callable[[int], int]
+    min_dim: Callable[[int], int]  # for the Gram matrix below
     cosine: Callable[[int], float]  # of every pair
     sums_to_zero: bool
+    needs: Callable[[int], int] | None = None  # the fewest dimensions it exists in, if fewer
 
 
 FRAME_CASES: tuple[FrameCase, ...] = (
     FrameCase("simplex", simplex_etf, lambda k: k - 1, lambda k: -1 / (k - 1), True),
     FrameCase("orthogonal", orthogonal_frame, lambda k: k, lambda k: 0.0, False),
+    FrameCase(
+        "code",
+        spherical_code,
+        lambda k: k - 1,
+        lambda k: -1 / (k - 1),
+        True,
+        needs=lambda k: 1 if k == 2 else 2,
+    ),
 )
 
 # Public functions and classes in frames/ that are no rows of `FRAMES`.
@@ -424,19 +433,32 @@ FRAME_PARTS = {
     "ClosedForm",
     "Objective",
     "ReferenceEnergy",
+    "Smooth",
     "as_objective",
     "balanced_sizes",
+    "cache_folder",
+    "cap_angle",
     "check_code_size",
     "closed_form",
     "closed_form_status",
+    "constrained",
+    "descend",
+    "descend_blockwise",
     "framed",
+    "largest_cosine",
+    "linear_programming_bound",
     "max_cosine_bound",
+    "mean_energy",
+    "one_vs_rest_distance",
     "optimal_configuration",
-    "pair_distances",
     "polygon",
     "reference_energy",
     "simplices",
+    "softmax_code_bounds",
+    "softmax_code_margin",
     "unbalanced_sizes",
+    "unit",
+    "volume_bound",
 }
 
 frame_cases = {"argvalues": FRAME_CASES, "ids": [case.name for case in FRAME_CASES]}

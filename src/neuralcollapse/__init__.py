@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from neuralcollapse.frames import closed_form_status as closed_form_status
     from neuralcollapse.frames import make_frame as make_frame
     from neuralcollapse.frames import max_cosine_bound as max_cosine_bound
+    from neuralcollapse.frames import one_vs_rest_distance as one_vs_rest_distance
     from neuralcollapse.frames import optimal_configuration as optimal_configuration
     from neuralcollapse.frames import orthogonal_frame as orthogonal_frame
     from neuralcollapse.frames import reference_energy as reference_energy
     from neuralcollapse.frames import simplex_etf as simplex_etf
+    from neuralcollapse.frames import softmax_code_bounds as softmax_code_bounds
+    from neuralcollapse.frames import softmax_code_margin as softmax_code_margin
+    from neuralcollapse.frames import spherical_code as spherical_code
     from neuralcollapse.geometry import Geometry as Geometry
     from neuralcollapse.geometry import gram_distance as gram_distance
     from neuralcollapse.heads import AbstractHead as AbstractHead
@@ -71,7 +75,8 @@ _FACE = {
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frames": (
         "Frame ReferenceEnergy closed_form_status make_frame max_cosine_bound "
-        "optimal_configuration orthogonal_frame reference_energy simplex_etf"
+        "one_vs_rest_distance optimal_configuration orthogonal_frame reference_energy simplex_etf "
+        "softmax_code_bounds softmax_code_margin spherical_code"
     ),
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",

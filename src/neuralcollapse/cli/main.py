@@ -8,6 +8,7 @@ import typer
 
 from neuralcollapse import __version__
 from neuralcollapse.cli.data import data
+from neuralcollapse.cli.frame import frame
 from neuralcollapse.cli.measure import measure
 from neuralcollapse.cli.report import report
 from neuralcollapse.cli.train import train_command
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command())
 app.command("measure")(measure)
+app.command("frame")(frame)
 app.command("report")(report)
 app.command("data")(data)
 

@@ -34,7 +34,7 @@ HEAD_OPTIONS: _Options = {
     "class-mean": {"momentum": float, "through_batch": bool},
 }
 LOSS_NAMES, HEAD_NAMES = tuple(LOSS_OPTIONS), tuple(HEAD_OPTIONS)
-FRAME_NAMES = ("simplex", "orthogonal")
+FRAME_NAMES = ("simplex", "orthogonal", "code")
 FRAME_SUFFIX = ".safetensors"
 
 # Losses of cosines: a bias has no place in them.
