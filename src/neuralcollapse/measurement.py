@@ -171,8 +171,8 @@ def measure(
     """Measure how collapsed a model is on the batches of a loader.
 
     One pass in evaluation mode without gradients. Features up to 1 GiB are kept for
-    `nc4_disagreement` and `hug_intra`; more are computed a second time. The model, its mode and its device are
-    afterwards as they were.
+    `nc4_disagreement` and `hug_intra`; more are computed a second time. The model, its mode and
+    its device are afterwards as they were.
 
     Args:
         model: any module with a linear classifier.
