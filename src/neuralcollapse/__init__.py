@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import gnc2_energy_gap as gnc2_energy_gap
     from neuralcollapse.metrics import gnc2_log_mean as gnc2_log_mean
     from neuralcollapse.metrics import gnc2_log_variance as gnc2_log_variance
+    from neuralcollapse.metrics import gnc2_margin as gnc2_margin
     from neuralcollapse.metrics import gnc3_alignment_spread as gnc3_alignment_spread
     from neuralcollapse.metrics import hierarchical_distance as hierarchical_distance
     from neuralcollapse.metrics import hug_inter as hug_inter
@@ -122,11 +123,11 @@ _FACE = {
     "measurement": "Measurement measure measure_features",
     "metrics": (
         "METRICS MISTAKE_METRICS calibration_error cdnv frame_deviation frame_duality "
-        "frame_spread gnc2_energy_gap gnc2_log_mean gnc2_log_variance gnc3_alignment_spread "
-        "hierarchical_distance hug_inter hug_intra lca_accuracy mistake_severity nc1 "
-        "nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance nc2_max_angle "
-        "nc2w_equiangle nc2w_equinorm nc2w_etf_distance nc2w_max_angle nc3_alignment "
-        "nc3_duality nc4_disagreement preference_score"
+        "frame_spread gnc2_energy_gap gnc2_log_mean gnc2_log_variance gnc2_margin "
+        "gnc3_alignment_spread hierarchical_distance hug_inter hug_intra lca_accuracy "
+        "mistake_severity nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
+        "nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance nc2w_max_angle "
+        "nc3_alignment nc3_duality nc4_disagreement preference_score"
     ),
     "mistakes": "MistakeAccumulator Mistakes",
     "statistics": "ClassStatistics StatisticsAccumulator",

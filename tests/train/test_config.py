@@ -177,7 +177,7 @@ def _resolved_or_refused(loss: str | None, head: str | None, frame: str | None, 
 
 @pytest.mark.parametrize("given", [{"loss": "soft-labels"}, {"frame": "hierarchy:decay_rate=3"}])
 def test_a_hierarchy_must_be_given_where_one_is_needed(given: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="hierarchy must be given with .*; pass a file or cifar"):
+    with pytest.raises(ValueError, match=r"hierarchy must be given with .*; pass a file or cifar"):
         TrainConfig.from_values(given).methods()
     (chosen,) = TrainConfig.from_values({**given, "hierarchy": "cifar100"}).methods()
     assert chosen.hierarchy == "cifar100"
