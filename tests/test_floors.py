@@ -42,6 +42,7 @@ FLOORS = {
     "mistakes": 5,
     "tap": 5,
     "measurement": 6,
+    "forecast": 7,
     "integrations": 7,
     "record": 7,
     "report": 8,

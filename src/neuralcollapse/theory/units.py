@@ -43,7 +43,8 @@ def from_training(
     depth: int = 1,
     loss_scale: float = 1.0,
     feature_reduction: Literal["batch_sum", "batch_mean", "training_set"] = "batch_sum",
-    normalization: Literal["none", "batch", "layer"] = "none",
+    normalization: Literal["none", "batch", "batch_affine", "layer"] = "none",
+    affine_decay: float | None = None,
 ) -> Decays:
     """The theory's decays for a training set-up.
 
@@ -62,6 +63,15 @@ def from_training(
     A penalty feature_decay / 2 * sum_i norm(h_i)^2 over the batch, beside a loss that is a mean,
     acts as feature_decay * batch_size / N on the sum over the training set.
 
+    A batch normalisation right before the head, with learned scale and shift, can give features any
+    mean and variance by coordinate, so it takes nothing from the optimum; and since
+
+        sum_i norm(h_i)^2 = N (norm(scale)^2 + norm(shift)^2)
+
+    over the training set, an affine_decay of scale and shift acts as a feature decay of
+    affine_decay / N, on top of any penalty. This is how common networks that have no penalty on
+    features come to have features of a predictable length.
+
     Args:
         loss: "mse" or "ce".
         reduction: of the training loss over the batch.
@@ -76,7 +86,9 @@ def from_training(
         loss_scale: what the training loss is multiplied with, e.g. 0.5 for half the squared error.
         feature_reduction: whether half the squared norms are summed over the batch, averaged over
             it, or scaled to the sum over the training set (as `neuralcollapse train` does).
-        normalization: of the features right before the head.
+        normalization: of the features right before the head; "batch_affine" is a batch
+            normalisation whose scale and shift are learned and decayed.
+        affine_decay: of that scale and shift; by default the weight decay of the first layer.
 
     Raises:
         ValueError: where the theory does not apply, or an argument that the conversion needs is
@@ -92,14 +104,15 @@ def from_training(
     check_choice("reduction", reduction, ("mean", "sum", "sample"))
     check_choice("optimizer", str(optimizer).lower(), _OPTIMIZERS)
     check_choice("feature_reduction", feature_reduction, _FEATURE_REDUCTIONS)
-    check_choice("normalization", normalization, ("none", "batch", "layer"))
-    if normalization != "none":
+    check_choice("normalization", normalization, ("none", "batch", "batch_affine", "layer"))
+    if normalization in ("batch", "layer"):
         raise ValueError(
-            f"normalization must be 'none' for feature decay to act, got {normalization!r}: a "
-            "normalisation before the head fixes the length of the features; compare shapes only, "
-            "or use `spherical`"
+            f"normalization must be 'none' or 'batch_affine' for feature decay to act, got "
+            f"{normalization!r}: a normalisation without learned scale before the head fixes the "
+            "length of the features; compare shapes only, or use `spherical`"
         )
-    if feature_decay is None or feature_decay == 0:
+    affine = normalization == "batch_affine"
+    if not affine and (feature_decay is None or feature_decay == 0):
         raise ValueError(
             f"feature_decay must be above 0, got {feature_decay}: without it the norms of features "
             "are set by the layers before; train for a while and estimate it with "
@@ -107,7 +120,7 @@ def from_training(
         )
     depth = check_integer("depth", depth, 1)
     decays = checked_decays(weight_decay, depth)
-    penalty = checked_decay("feature_decay", feature_decay)
+    penalty = 0.0 if affine and not feature_decay else checked_decay("feature_decay", feature_decay)
     batch = None if batch_size is None else check_integer("batch_size", batch_size, 1)
     total = None if num_samples is None else check_integer("num_samples", num_samples, 1)
     if batch is not None and total is not None and batch > total:
@@ -122,10 +135,13 @@ def from_training(
             factor /= _needed("num_classes", num_classes, "the mean over all entries")
     if reduction == "sum":
         factor *= _needed("batch_size", batch, "a loss summed over the batch")
-    if feature_reduction != "training_set":
+    if feature_reduction != "training_set" and penalty:
         penalty /= _needed("num_samples", total, "a penalty on the features of the batch")
         if feature_reduction == "batch_sum":
             penalty *= _needed("batch_size", batch, "a penalty summed over the batch")
+    if affine:
+        decay = checked_decay("affine_decay", decays[0] if affine_decay is None else affine_decay)
+        penalty += decay / _needed("num_samples", total, "a batch normalisation before the head")
     warnings = []
     if str(optimizer).lower() == "adamw":
         warnings.append(
