@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import AbstractHead as AbstractHead
     from neuralcollapse.heads import ClassMeanHead as ClassMeanHead
     from neuralcollapse.heads import CosineHead as CosineHead
+    from neuralcollapse.heads import DeepLinearHead as DeepLinearHead
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
     from neuralcollapse.heads import RotatedHead as RotatedHead
@@ -68,7 +69,9 @@ _FACE = {
         "optimal_configuration orthogonal_frame reference_energy simplex_etf"
     ),
     "geometry": "Geometry gram_distance",
-    "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",
+    "heads": (
+        "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead"
+    ),
     "losses": "AbstractLoss CrossEntropy DotRegression HUG NormalizedCrossEntropy SquaredError",
     "measurement": "Measurement measure measure_features",
     "metrics": (
