@@ -177,8 +177,8 @@ def test_the_exact_optimum_is_found(solved: tuple[Case, UnconstrainedOptimum]) -
     # The least number of digits among the known values is nine.
     assert best.objective == pytest.approx(case.objective, abs=2e-9)
     for known, found in (
-        (case.weight, best.geometry.weight),
-        (case.means, best.geometry.means),
+        (case.weight, best.gram_classifier),
+        (case.means, best.gram_features),
         (case.logits, best.logits),
     ):
         if known is not None:
@@ -297,8 +297,7 @@ def test_a_class_dies_at_its_threshold(scale: float) -> None:
     counts = (12, 8, 4)
     decay = scale * math.sqrt(4) / sum(counts)
     best = unconstrained("mse", counts, weight_decay=decay, feature_decay=decay, starts=2)
-    weight = best.geometry.weight
-    assert weight is not None
+    weight = best.gram_classifier
     if scale < 1:
         assert float(weight[2, 2]) == pytest.approx(2 * (1 - scale), rel=1e-6)
     else:
@@ -326,10 +325,8 @@ def test_narrow_layers_keep_the_largest_classes(depth: int) -> None:
     }  # fmt: skip
     wide = unconstrained("mse", LONG_TAIL, **arguments)
     narrow = unconstrained("mse", LONG_TAIL, **arguments, dim=2)
-    assert wide.geometry.weight is not None
-    assert narrow.geometry.weight is not None
-    expected = wide.geometry.weight.diagonal() * torch.tensor([1, 1, 0, 0])
-    torch.testing.assert_close(narrow.geometry.weight, torch.diag(expected), rtol=1e-6, atol=1e-6)
+    expected = wide.gram_classifier.diagonal() * torch.tensor([1, 1, 0, 0])
+    torch.testing.assert_close(narrow.gram_classifier, torch.diag(expected), rtol=1e-6, atol=1e-6)
     assert narrow.objective > wide.objective
     if depth == 3:
         between = unconstrained("mse", LONG_TAIL, **arguments, widths=(4, 2))
@@ -410,8 +407,8 @@ def test_more_samples_and_less_decay_are_the_same() -> None:
     once = unconstrained("ce", (3, 2, 1), weight_decay=0.02, feature_decay=0.03, starts=1)
     thrice = unconstrained("ce", (9, 6, 3), weight_decay=0.02, feature_decay=0.01, starts=1)
     assert once.objective == pytest.approx(thrice.objective, abs=1e-12)
-    torch.testing.assert_close(once.geometry.means, thrice.geometry.means, rtol=0, atol=1e-6)
-    torch.testing.assert_close(once.geometry.weight, thrice.geometry.weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(once.gram_features, thrice.gram_features, rtol=0, atol=1e-6)
+    torch.testing.assert_close(once.gram_classifier, thrice.gram_classifier, rtol=0, atol=1e-6)
 
 
 def test_what_the_optimum_says_of_itself() -> None:
@@ -427,8 +424,12 @@ def test_what_the_optimum_says_of_itself() -> None:
     torch.testing.assert_close(best.weight, best.layers[1] @ best.layers[0])
     torch.testing.assert_close(best.class_means[0], best.features[:4].mean(0))
     torch.testing.assert_close(best.logits, best.class_means @ best.weight.T)
+    torch.testing.assert_close(best.gram_classifier, best.weight @ best.weight.T)
+    torch.testing.assert_close(best.gram_features, best.class_means @ best.class_means.T)
+    centred = best.class_means - best.class_means.mean(0)
+    torch.testing.assert_close(best.geometry.means, centred @ centred.T)
     assert best.geometry.cross is not None
-    torch.testing.assert_close(best.geometry.cross, best.logits.T)
+    torch.testing.assert_close(best.geometry.cross, best.weight @ centred.T)
     assert all(t.dtype == torch.float64 for t in (best.features, *best.layers))
     with pytest.raises(AttributeError, match="cannot assign"):
         best.objective = 0.0  # pyright: ignore[reportAttributeAccessIssue]
@@ -467,27 +468,35 @@ def test_too_few_iterations_are_told() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"counts": (5, 0)}, ValueError, "counts must be at least 1, got 0; leave out empty classes"),
-    ({"counts": (5, -2)}, ValueError, "counts must be at least 1, got -2"),
-    ({"counts": (5, 2.5)}, TypeError, "counts must be an integer, got 2.5"),
-    ({"counts": (5,)}, ValueError, "counts must name at least 2 classes, got 1"),
-    ({"counts": 5}, TypeError, "counts must be a sequence of integers, got 5"),
-    ({"weight_decay": 0}, ValueError, "weight_decay must be above 0, got 0: .*no optimum"),
-    ({"weight_decay": -1.0}, ValueError, "weight_decay must be above 0, got -1"),
+    ({"counts": (5, 0)}, ValueError, r"counts\[1\] must be at least 1, got 0; leave out"),
+    ({"counts": (5, -2)}, ValueError, r"counts\[1\] must be at least 1, got -2"),
+    ({"counts": (5, 2.5)}, TypeError, r"counts\[1\] must be an integer, got 2.5"),
+    ({"counts": (5,)}, ValueError, "counts must name at least two classes, got 1"),
+    ({"counts": 5}, TypeError, "counts must be a sequence of samples per class, got int"),
+    ({"weight_decay": 0}, ValueError, "weight_decay must be above 0, got 0; without decay"),
+    ({"weight_decay": -1.0}, ValueError, "weight_decay must be .*at least 0, got -1"),
     ({"weight_decay": math.nan}, ValueError, "weight_decay must be finite"),
-    ({"weight_decay": (0.1, 0.1)}, ValueError, r"one number or 1 \(one per layer\), got 2"),
+    ({"weight_decay": (0.1, 0.1)}, ValueError, r"one number or one per layer \(depth=1\), got 2"),
     ({"weight_decay": "0.1"}, TypeError, "weight_decay must be a number"),
-    ({"feature_decay": 0.0}, ValueError, "feature_decay must be above 0, got 0: .*no optimum"),
+    ({"feature_decay": 0.0}, ValueError, "feature_decay must be above 0, got 0; without decay"),
     ({"depth": 0}, ValueError, "depth must be at least 1, got 0"),
     ({"depth": 1.5}, TypeError, "depth must be an integer"),
     ({"bias": "some"}, ValueError, "bias must be one of none, free, got 'some'"),
     ({"bias": -0.5}, ValueError, "bias must be finite and at least 0, got -0.5"),
     ({"dim": 0}, ValueError, "dim must be at least 1, got 0"),
-    ({"widths": (3,)}, ValueError, r"widths must have 0 entries .*got 1"),
-    ({"depth": 2, "widths": (0,)}, ValueError, "widths must be at least 1, got 0"),
+    (
+        {"widths": (3,)},
+        ValueError,
+        "widths must name the 0 widths between the 1 linear layers, got 1",
+    ),
+    ({"depth": 2, "widths": (0,)}, ValueError, r"widths\[0\] must be at least 1, got 0"),
     ({"activation": "tanh"}, ValueError, "activation must be one of linear, relu, got 'tanh'"),
-    ({"class_weights": (1.0,)}, ValueError, r"class_weights must have 2 entries .*got 1"),
-    ({"class_weights": (1.0, 0.0)}, ValueError, "class_weights must be .*above 0, got 0"),
+    (
+        {"class_weights": (1.0,)},
+        ValueError,
+        r"class_weights must have one entry per class \(2\), got 1",
+    ),
+    ({"class_weights": (1.0, 0.0)}, ValueError, r"class_weights\[1\] must be .*above 0, got 0"),
     ({"loss": "hinge"}, ValueError, "loss must be one of mse, ce, got 'hinge'"),
     ({"loss": torch.nn.MSELoss()}, TypeError, "loss must be an AbstractLoss or .*got MSELoss"),
     ({"starts": 0}, ValueError, "starts must be at least 1, got 0"),

@@ -18,13 +18,21 @@ from torch import Tensor
 
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.losses import AbstractLoss, CrossEntropy, SquaredError
-from neuralcollapse.scalars import check_choice, check_integer, check_number
+from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.theory.free_features import (
     End,
     FreeFeatures,
     product,
     with_new_mode,
     without_mode,
+)
+from neuralcollapse.theory.problem import (
+    checked_bias,
+    checked_counts,
+    checked_decay,
+    checked_decays,
+    checked_per_class,
+    checked_width,
 )
 
 _BY_NAME: dict[str, type[AbstractLoss]] = {"mse": SquaredError, "ce": CrossEntropy}
@@ -80,9 +88,20 @@ class UnconstrainedOptimum:
         return sums.index_add(0, self.labels, self.features) / counts[:, None]
 
     @property
+    def gram_classifier(self) -> Tensor:
+        """(K, K), inner products of the rows of the classifier."""
+        return self.weight @ self.weight.T
+
+    @property
+    def gram_features(self) -> Tensor:
+        """(K, K), inner products of the class means, not centred."""
+        return self.class_means @ self.class_means.T
+
+    @property
     def geometry(self) -> Geometry:
-        """Gram blocks of class means (not centred) and classifier, at their true scale."""
-        return Geometry.from_vectors(self.class_means, self.weight)
+        """Gram blocks at true scale, with class means centred on their mean, as a measurement's."""
+        means = self.class_means
+        return Geometry.from_vectors(means - means.mean(0), self.weight)
 
     @property
     def logits(self) -> Tensor:
@@ -98,7 +117,7 @@ class UnconstrainedOptimum:
 
 def unconstrained(
     loss: AbstractLoss | Literal["mse", "ce"],
-    counts: Sequence[int],
+    counts: Sequence[int] | Tensor,
     *,
     weight_decay: float | Sequence[float],
     feature_decay: float,
@@ -156,7 +175,7 @@ def unconstrained(
         >>> best = unconstrained("mse", [6] * 4, weight_decay=0.01, feature_decay=0.004)
         >>> round(best.objective, 9)
         0.060047734
-        >>> bool((best.geometry.weight - 1.45319334 * torch.eye(4)).abs().max() < 1e-6)
+        >>> bool((best.gram_classifier - 1.45319334 * torch.eye(4)).abs().max() < 1e-6)
         True
     """
     problem = _problem(
@@ -270,26 +289,28 @@ def _problem(
     """The checked arguments of `unconstrained` as a problem."""
     check_choice("activation", activation, ("linear", "relu"))
     depth = check_integer("depth", depth, 1)
-    samples = _counts(counts)
+    samples = [int(count) for count in checked_counts(counts)]
     num_classes = len(samples)
     default = 2 * num_classes if activation == "relu" else num_classes
     dim = check_integer("dim", default if dim is None else dim, 1)
-    hidden = [num_classes] * (depth - 1) if widths is None else list(widths)
-    if len(hidden) != depth - 1:
-        raise ValueError(
-            f"widths must have {depth - 1} entries (one between each two of {depth} layers), got "
-            f"{len(hidden)}"
-        )
-    steps = [dim, *(check_integer("widths", width, 1) for width in hidden), num_classes]
+    checked_width(dim, widths, depth)
+    between = [num_classes] * (depth - 1) if widths is None else widths
+    steps = [dim, *between, num_classes]
     shapes = [(sum(samples), dim), *((steps[j + 1], steps[j]) for j in range(depth))]
-    bias_decay = _bias_decay(bias)
+    bias = checked_bias(bias)
+    bias_decay = {"none": None, "free": 0.0}[bias] if isinstance(bias, str) else bias
+    if class_weights is not None:
+        class_weights = torch.tensor(checked_per_class("class_weights", class_weights, num_classes))
     return FreeFeatures(
         loss=_loss(loss),
         labels=torch.repeat_interleave(torch.arange(num_classes), torch.tensor(samples)),
         counts=torch.tensor(samples),
-        class_weights=_class_weights(class_weights, num_classes),
+        class_weights=class_weights,
         shapes=tuple(shapes if bias_decay is None else [*shapes, (num_classes,)]),
-        decays=(_decay("feature_decay", feature_decay), *_layer_decays(weight_decay, depth)),
+        decays=(
+            checked_decay("feature_decay", feature_decay),
+            *checked_decays(weight_decay, depth),
+        ),
         bias_decay=bias_decay,
         nonnegative=activation == "relu",
     )
@@ -305,47 +326,3 @@ def _loss(loss: Any) -> AbstractLoss:
         )
     # A copy: its constants become float64, and nobody else's loss is changed.
     return copy.deepcopy(loss).double()
-
-
-def _counts(counts: Any) -> list[int]:
-    if not hasattr(counts, "__iter__") or isinstance(counts, str):
-        raise TypeError(f"counts must be a sequence of integers, got {counts!r}")
-    samples = [check_integer("counts", count, 1, "leave out empty classes") for count in counts]
-    if len(samples) < 2:
-        raise ValueError(f"counts must name at least 2 classes, got {len(samples)}")
-    return samples
-
-
-def _decay(name: str, value: Any) -> float:
-    value = check_number(name, value)
-    if value <= 0:
-        raise ValueError(f"{name} must be above 0, got {value:g}: without it no optimum is finite")
-    return value
-
-
-def _layer_decays(weight_decay: Any, depth: int) -> list[float]:
-    if not isinstance(weight_decay, Sequence) or isinstance(weight_decay, str):
-        return [_decay("weight_decay", weight_decay)] * depth
-    if len(weight_decay) != depth:
-        raise ValueError(
-            f"weight_decay must be one number or {depth} (one per layer), got {len(weight_decay)}"
-        )
-    return [_decay("weight_decay", value) for value in weight_decay]
-
-
-def _bias_decay(bias: Any) -> float | None:
-    """None without a bias, else its decay."""
-    if isinstance(bias, str):
-        return None if check_choice("bias", bias, ("none", "free")) == "none" else 0.0
-    return check_number("bias", bias, minimum=0)
-
-
-def _class_weights(class_weights: Any, num_classes: int) -> Tensor | None:
-    if class_weights is None:
-        return None
-    factors = [check_number("class_weights", w, minimum=0, exclusive=True) for w in class_weights]
-    if len(factors) != num_classes:
-        raise ValueError(
-            f"class_weights must have {num_classes} entries (one per class), got {len(factors)}"
-        )
-    return torch.tensor(factors, dtype=torch.float64)
