@@ -457,6 +457,7 @@ def test_statuses_on_both_sides_of_each_threshold() -> None:
     prediction = predict(DYING, **options)  # threshold 4.5, spinodal 3.46
     assert prediction.status == ("alive", "alive", "alive", "metastable", "collapsed")
     assert prediction.kind == "general orthogonal frame"
+    assert any(text.startswith("metastable: 1 of 5 modes") for text in prediction.warnings)
     shallow = predict(DYING, weight_decay=0.02, feature_decay=0.0800996796012816)
     assert shallow.status == ("alive", "alive", "alive", "collapsed", "collapsed")
     assert shallow.spinodal == shallow.threshold
@@ -476,6 +477,25 @@ def test_a_class_dies_at_the_threshold(depth: int) -> None:
         assert (float(prediction.logit[2]) > 0) == alive
         if alive and depth > 1:
             assert float(prediction.logit[2]) > share_at_jump(depth)
+
+
+def test_classes_that_merge_under_a_free_bias() -> None:
+    """Contrasts within a group of equal counts die alone: its classes coincide."""
+    counts = [30, 30, 4, 4, 4]
+    options: dict[str, Any] = {"bias": "free", "weight_decay": 0.01}
+    base = predict(counts, feature_decay=0.01, **options).threshold
+    assert base is not None
+    for factor, merged in ((0.99, True), (1.01, False)):
+        prediction = predict(counts, feature_decay=0.01 * 4 / (base * factor), **options)
+        assert prediction.status[:2] == ("alive", "alive")
+        assert (prediction.status[2] == "merged with 3, 4") == merged
+        assert (prediction.rank == 2) == merged
+    deep = predict(counts, depth=2, feature_decay=0.034, **options)
+    assert deep.threshold is not None
+    assert deep.spinodal is not None
+    assert deep.spinodal < 4 < deep.threshold
+    assert deep.status[2:] == ("metastable",) * 3
+    assert any(text.startswith("metastable: 2 of 4 modes") for text in deep.warnings)
 
 
 def test_exactly_at_the_threshold_it_is_said_that_it_is_not_unique() -> None:

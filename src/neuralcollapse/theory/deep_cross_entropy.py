@@ -100,7 +100,8 @@ class _Pattern:
         """(K, K), the logits of all classes."""
         classes = len(self.row)
         if self.block:
-            return np.kron(np.eye(classes // self.block), np.eye(self.block) - 1 / self.block)
+            simplex = np.eye(self.block) - 1 / self.block
+            return np.asarray(np.kron(np.eye(classes // self.block), simplex), dtype=np.float64)
         turns = np.arange(classes)
         return self.row[(turns[:, None] - turns) % classes]
 
