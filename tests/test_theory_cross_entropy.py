@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from neuralcollapse.geometry import gram_distance, simplex_gram
@@ -227,6 +229,31 @@ def test_the_order_of_classes_does_not_matter(name: str) -> None:
     permuted = predict([counts[k] for k in order], **decays, **options)
     for key in ("gram_classifier", "gram_features", "logits"):
         close(getattr(permuted, key), getattr(prediction, key)[order][:, order], 1e-7)
+
+
+@given(
+    counts=st.lists(st.integers(1, 3000), min_size=2, max_size=7),
+    loss=st.sampled_from(["ce", "label_smoothing", "mse"]),
+    bias=st.sampled_from(["none", "free", 0.01]),
+    log_price=st.floats(-3, 0.3),
+    log_ratio=st.floats(-3, 3),
+)
+@settings(max_examples=25)
+def test_whatever_the_counts_the_certificate_is_reached(
+    counts: list[int], loss: Any, bias: Any, log_price: float, log_ratio: float
+) -> None:
+    # From a thousandth of the decay at which the largest class merges to twice that.
+    price = 10**log_price * math.sqrt(max(counts)) / sum(counts)
+    prediction = predict(
+        counts,
+        loss=loss,
+        bias=bias,
+        weight_decay=price * 10**log_ratio,
+        feature_decay=price / 10**log_ratio,
+    )
+    if prediction.kind == "numeric":
+        assert prediction.certificate is not None
+    assert (prediction.certificate or 0) < PROVED
 
 
 def test_imbalanced_tends_to_balanced() -> None:

@@ -639,3 +639,5 @@ def test_a_million_classes_need_no_square_matrix() -> None:
         )
         assert len(prediction.logit) == 1_000_000
         assert prediction.rank == 1_000_000 - (bias == "free")
+        with pytest.raises(ValueError, match="too large, 7451 GiB; use classifier_matrix"):
+            _ = prediction.gram_features
