@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from neuralcollapse.statistics import ClassStatistics as ClassStatistics
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
     from neuralcollapse.tap import FeatureTap as FeatureTap
+    from neuralcollapse.theory import Prediction as Prediction
+    from neuralcollapse.theory import predict as predict
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
@@ -81,6 +83,7 @@ _FACE = {
     ),
     "statistics": "ClassStatistics StatisticsAccumulator",
     "tap": "FeatureTap",
+    "theory": "Prediction predict",
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names.split()}
 

@@ -114,7 +114,7 @@ def statuses(
         metastable: (G,), groups that are dead or merged, but have a minimum where they are not.
     """
     words = np.full(groups.num_classes, "alive", dtype=object)
-    for group in np.flatnonzero(dead | merged):
+    for group in np.flatnonzero(dead | merged).tolist():
         members = groups.members(group)
         if metastable is not None and metastable[group]:
             words[members] = "metastable"

@@ -22,8 +22,10 @@ from neuralcollapse.theory.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 
-# Share of the largest singular value below which one is zero.
+# Share of the largest singular value, and logit, below which one is zero.
 _ROUNDING = 1e-9
+# Newton's method stops at a gradient so small beside the price.
+_SMALL_GRADIENT = 1e-11
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,8 @@ class Solution:
         """The singular value decomposition."""
         left, values, right = np.linalg.svd(self.reduced)
         # The optimiser drops directions that died: what is left of them is rounding.
-        values[values <= _ROUNDING * max(float(values[0]), float(self.contrast.max()))] = 0.0
+        size = max(float(values[0]), float(self.contrast.max()), float(program.column.max()))
+        values[values <= _ROUNDING * size] = 0.0
         return Spectrum(program.groups, self.contrast, values, left, right.T, program.column)
 
 
@@ -143,8 +146,8 @@ def solved(program: Program, start: Array, tolerance: float = 1e-9, rounds: int 
     roots = np.where(groups.contrasts > 0, np.sqrt(program.column), 0.0)
     point = _Factors(factors[0], factors[1], roots, np.zeros(len(groups)))
     best: Solution | None = None
-    for _ in range(rounds):
-        point = _quasi_newton(program, point)
+    for attempt in range(rounds):
+        point = _quasi_newton(program, point, 1e-3 * program.price * 0.03**attempt)
         point = _newton(program, _pruned(program, point))
         solution = certified(program, point.roots**2, point.left @ point.right.T, point.bias)
         if best is None or solution.certificate < best.certificate:
@@ -238,7 +241,9 @@ def _hessian_product(
     )
 
 
-def _quasi_newton(program: Program, point: _Factors) -> _Factors:
+def _quasi_newton(program: Program, point: _Factors, tolerance: float) -> _Factors:
+    """A point at which no entry of the gradient exceeds `tolerance`, or 1500 steps towards it."""
+
     def objective(packed: Array) -> tuple[float, Array]:
         value, gradient, _, _ = _value(program, point.like(packed))
         return value, gradient.packed()
@@ -248,7 +253,7 @@ def _quasi_newton(program: Program, point: _Factors) -> _Factors:
         point.packed(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": 1500, "maxfun": 3000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-10},
+        options={"maxiter": 1500, "maxfun": 3000, "maxcor": 30, "ftol": 1e-15, "gtol": tolerance},
     )
     return point.like(result.x)
 
@@ -258,6 +263,8 @@ def _newton(program: Program, point: _Factors, steps: int = 25) -> _Factors:
     _, gradient, gradients, curvature = _value(program, point)
     size = np.linalg.norm(gradient.packed())
     for _ in range(steps):
+        if size <= _SMALL_GRADIENT * program.price:
+            break
         packed = gradient.packed()
 
         def product(
@@ -285,7 +292,8 @@ def _newton(program: Program, point: _Factors, steps: int = 25) -> _Factors:
 def _pruned(program: Program, point: _Factors, share: float = 1e-5) -> _Factors:
     """Balanced factors without directions that have died; dead contrasts exactly zero."""
     left, values, right = np.linalg.svd(point.left @ point.right.T)
-    keep = values > share * max(float(values[0]), float(point.roots.max()) ** 2, 1e-300)
+    size = max(float(values[0]), float(point.roots.max()) ** 2, 1e-3 * float(program.column.max()))
+    keep = values > share * size
     root = np.sqrt(values[keep])
     _, _, (by_contrast, _, _), _ = _value(
         program, _Factors(point.left, point.right, 0 * point.roots, point.bias)

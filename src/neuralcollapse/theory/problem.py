@@ -89,7 +89,7 @@ class Problem:
 
 def checked_counts(counts: Any) -> Array:
     """(K,), counts as floats if they are at least two positive integers."""
-    if isinstance(counts, Tensor):
+    if isinstance(counts, Tensor | np.ndarray):
         counts = counts.tolist()
     if isinstance(counts, str | bytes) or not hasattr(counts, "__len__"):
         raise TypeError(
@@ -102,11 +102,15 @@ def checked_counts(counts: Any) -> Array:
             f"counts must name at least two classes, got {len(counts)}; with one class there is "
             "nothing to tell apart"
         )
-    for k, count in enumerate(counts):
-        if not hasattr(count, "__index__") and isinstance(count, float) and count.is_integer():
-            counts[k] = int(count)
-        counts[k] = check_integer(f"counts[{k}]", counts[k], 1, "leave out classes without samples")
+    if not all(type(count) is int and count > 0 for count in counts):
+        counts = [_checked_count(k, count) for k, count in enumerate(counts)]
     return np.array(counts, dtype=np.float64)
+
+
+def _checked_count(k: int, count: Any) -> int:
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    return check_integer(f"counts[{k}]", count, 1, "leave out classes without samples")
 
 
 def checked_decay(name: str, value: Any) -> float:

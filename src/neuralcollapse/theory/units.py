@@ -34,7 +34,7 @@ def from_training(
     loss: Literal["mse", "ce"],
     reduction: Reduction = "mean",
     optimizer: str = "sgd",
-    weight_decay: float | Sequence[float] = 5e-4,
+    weight_decay: float | Sequence[float] = 0.0,
     feature_decay: float | None = None,
     batch_size: int | None = None,
     num_samples: int | None = None,
