@@ -19,7 +19,13 @@ import reference.losses
 import reference.mistakes
 from neuralcollapse import ClassStatistics
 from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf, spherical_code
-from neuralcollapse.heads import AbstractHead, CosineHead, FixedHead, LinearHead
+from neuralcollapse.heads import (
+    AbstractHead,
+    CosineHead,
+    DeepLinearHead,
+    FixedHead,
+    LinearHead,
+)
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.losses import (
     AbstractLoss,
@@ -612,9 +618,38 @@ def _linear_with_a_bias() -> LinearHead:
     return head
 
 
+def _deep_linear_with_a_bias() -> DeepLinearHead:
+    head = DeepLinearHead(4, 6, depth=3, width=5)
+    assert head.bias is not None
+    torch.nn.init.normal_(head.bias)
+    return head
+
+
+def _layered_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
+    """Layer by layer, as the features pass through."""
+    assert isinstance(head, DeepLinearHead)
+    passing = feature
+    for layer in head.layers:
+        passing = np.array([_dot(row, passing) for row in layer.detach().numpy()])
+    return float(passing[k]) + (0.0 if head.bias is None else float(head.bias.detach()[k]))
+
+
 HEAD_CASES: tuple[HeadCase, ...] = (
     HeadCase("linear", LinearHead, _linear_with_a_bias, _affine_logit),
     HeadCase("linear, no bias", LinearHead, lambda: LinearHead(4, 6, bias=False), _affine_logit),
+    HeadCase("deep linear", DeepLinearHead, _deep_linear_with_a_bias, _layered_logit),
+    HeadCase(
+        "deep linear, one layer, no bias",
+        DeepLinearHead,
+        lambda: DeepLinearHead(4, 6, depth=1, bias=False),
+        _layered_logit,
+    ),
+    HeadCase(
+        "deep linear, narrow",
+        DeepLinearHead,
+        lambda: DeepLinearHead(4, 6, depth=2, width=2, init_scale=0.5),
+        _layered_logit,
+    ),
     HeadCase("cosine", CosineHead, lambda: CosineHead(4, 6), _cosine_logit(0.1)),
     HeadCase(
         "cosine, warm", CosineHead, lambda: CosineHead(4, 6, temperature=2.0), _cosine_logit(2.0)

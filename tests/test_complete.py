@@ -27,7 +27,7 @@ from neuralcollapse.losses import LOSSES, AbstractLoss
 from neuralcollapse.metrics import METRICS, MISTAKE_METRICS, Metric
 
 # The base file of a folder and its gatherer hold what the others are made of.
-BASES = {"loss", "frame", "pairs", "table"}
+BASES = {"loss", "frame", "head", "pairs", "table"}
 
 
 def siblings(folder: ModuleType) -> Iterator[ModuleType]:
@@ -83,7 +83,8 @@ def test_every_frame_has_a_row_and_a_case() -> None:
 def test_every_head_has_a_row_and_a_case() -> None:
     heads = {
         item
-        for item in public(neuralcollapse.heads).values()
+        for module in siblings(neuralcollapse.heads)
+        for item in public(module).values()
         if inspect.isclass(item) and issubclass(item, AbstractHead) and item is not AbstractHead
     }
     assert heads == {*HEADS}

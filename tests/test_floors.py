@@ -49,7 +49,7 @@ FLOORS = {
     "train": 8,
     "cli": 9,
 }
-BASES = {"losses": "loss", "metrics": "pairs"}
+BASES = {"heads": "head", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
 OPEN_FOLDERS = {"frames", "hierarchy", "theory", "train", "report", "cli"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from cases import HEAD_CASES, HeadCase, head_cases
-from neuralcollapse import CosineHead, CrossEntropy, FixedHead, LinearHead, simplex_etf
+from neuralcollapse import (
+    CosineHead,
+    CrossEntropy,
+    DeepLinearHead,
+    FixedHead,
+    LinearHead,
+    simplex_etf,
+)
 from neuralcollapse.heads import AbstractHead
 
 
@@ -156,6 +164,39 @@ def test_a_new_linear_head_is_torchs() -> None:
     assert bool((head.bias == 0).all())
 
 
+def test_a_new_deep_linear_head_keeps_the_size_of_features() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(500, 256)
+    for scale, depth in itertools.product((1.0, 0.5), (1, 3)):
+        head = DeepLinearHead(256, 256, depth=depth, init_scale=scale)
+        # 65,536 logits, but of few layers: each layer's mean square is off by 1/256 or so.
+        assert float(head(rows).detach().std()) == pytest.approx(scale**depth, rel=0.05)
+        assert head.bias is not None
+        assert bool((head.bias == 0).all())
+
+
+def test_the_layers_of_a_deep_linear_head_are_its_parameters() -> None:
+    head = DeepLinearHead(4, 6, depth=3, width=5)
+    assert [tuple(layer.shape) for layer in head.layers] == [(5, 6), (5, 5), (4, 5)]
+    assert [name for name, _ in head.named_parameters()] == [
+        "bias", "layers.0", "layers.1", "layers.2",
+    ]  # fmt: skip
+    assert head.depth == 3
+    # Each may have a decay of its own, and only what is decayed shrinks.
+    groups: list[dict[str, Any]] = [
+        {"params": [layer], "weight_decay": decay}
+        for layer, decay in zip(head.layers, (0.0, 0.5, 1.0), strict=True)
+    ]
+    before = [layer.detach().clone() for layer in head.layers]
+    head(torch.zeros(2, 6)).sum().backward()
+    torch.optim.SGD(groups, lr=0.1).step()
+    for layer, old, factor in zip(head.layers, before, (1.0, 0.95, 0.9), strict=True):
+        torch.testing.assert_close(layer.detach(), factor * old)
+    assert [tuple(layer.shape) for layer in DeepLinearHead(4, 6, depth=2).layers] == [
+        (6, 6), (4, 6),
+    ]  # fmt: skip
+
+
 REFUSED: list[tuple[Callable[[], AbstractHead], type[Exception], str]] = [
     (lambda: LinearHead(0, 6), ValueError, "num_classes must be at least 1, got 0"),
     (lambda: LinearHead(4, 0), ValueError, "dim must be at least 1, got 0"),
@@ -163,6 +204,14 @@ REFUSED: list[tuple[Callable[[], AbstractHead], type[Exception], str]] = [
     (lambda: CosineHead(4, -1), ValueError, "dim must be at least 1, got -1"),
     (lambda: CosineHead(4, 6, temperature=0), ValueError, "temperature must be .*above 0, got 0"),
     (lambda: CosineHead(4, 6, temperature=math.nan), ValueError, "temperature must be finite"),
+    (lambda: DeepLinearHead(4, 6, depth=0), ValueError, "depth must be at least 1, got 0"),
+    (lambda: DeepLinearHead(4, 6, depth=2, width=0), ValueError, "width must be at least 1, got 0"),
+    (
+        lambda: DeepLinearHead(4, 6, depth=2, init_scale=0),
+        ValueError,
+        "init_scale must be .*above 0, got 0",
+    ),
+    (lambda: DeepLinearHead(4, 6.0, depth=2), TypeError, "dim must be an integer"),  # pyright: ignore
     (lambda: FixedHead(simplex_etf(4, 6), scale=-1), ValueError, "scale must be .*above 0, got -1"),
     (lambda: FixedHead(torch.eye(4)), TypeError, "frame must be a Frame, got Tensor"),  # pyright: ignore
 ]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from neuralcollapse.geometry import gram_distance, simplex_gram
@@ -95,11 +97,12 @@ def test_smoothing_never_overshoots_and_the_scale_matches_a_grid() -> None:
     margins = torch.linspace(0, 12, 120_001, dtype=torch.float64)
     logits = margins[:, None] * simplex_gram(4)[0]
     zeros = torch.zeros(len(margins), dtype=torch.long)
-    for losses, options in (
+    cases: tuple[tuple[Any, dict[str, Any]], ...] = (
         (cross_entropy, {"loss": "ce"}),
         (smoothed(0.2), {"loss": "label_smoothing", "label_smoothing": 0.2}),
         (focal(3.0), {"loss": "focal", "focal_power": 3}),
-    ):
+    )
+    for losses, options in cases:
         best = margins[(losses(logits, zeros) + price * margins).argmin()]
         prediction = predict([6] * 4, weight_decay=0.01, feature_decay=0.004, **options)
         margin = prediction.logits[0, 0] - prediction.logits[0, 1]
@@ -166,7 +169,7 @@ def test_total_collapse_on_both_sides(bias: Any) -> None:
     """At a price of |(J / K - I) D^(1/2)| / N; with a free bias, n 1^T / N in place of J / K."""
     counts = np.array([20.0, 10, 4, 4])
     mean = np.full((4, 4), 0.25) if bias == "none" else np.outer(counts, np.ones(4)) / 38
-    edge = np.linalg.norm((mean - np.eye(4)) * np.sqrt(counts), 2) / 38
+    edge = float(np.linalg.norm((mean - np.eye(4)) * np.sqrt(counts), 2)) / 38
     for factor, dead in ((0.99, False), (1.01, True)):
         decay = factor * edge
         prediction = predict(
@@ -194,7 +197,7 @@ def test_the_gradient_vanishes(name: str, bias: Any) -> None:
     losses, options = LOSSES[name]
     for counts in ([6] * 6, [9, 9, 4, 4, 4, 1], [40, 23, 11, 5, 3, 2]):
         for weight_decay, feature_decay in ((0.01, 0.004), (0.002, 0.03), (0.06, 0.06)):
-            decays = {"weight_decay": weight_decay, "feature_decay": feature_decay}
+            decays: dict[str, Any] = {"weight_decay": weight_decay, "feature_decay": feature_decay}
             prediction = predict(counts, bias=bias, **decays, **options)
             arguments = ([weight_decay], feature_decay, bias)
             difference, gradient = departure(prediction, losses, *arguments)
@@ -219,17 +222,42 @@ def test_the_gradient_vanishes_for_the_focal_loss(power: float) -> None:
 def test_the_order_of_classes_does_not_matter(name: str) -> None:
     _, options = LOSSES[name]
     counts, order = [9, 9, 4, 4, 4, 1], [3, 0, 5, 1, 4, 2]
-    decays = {"weight_decay": 0.01, "feature_decay": 0.02}
+    decays: dict[str, Any] = {"weight_decay": 0.01, "feature_decay": 0.02}
     prediction = predict(counts, **decays, **options)
     if "class_scales" in options:
-        options = {**options, "class_scales": [SCALES[k] for k in order]}
+        options: dict[str, Any] = {**options, "class_scales": [SCALES[k] for k in order]}
     permuted = predict([counts[k] for k in order], **decays, **options)
     for key in ("gram_classifier", "gram_features", "logits"):
         close(getattr(permuted, key), getattr(prediction, key)[order][:, order], 1e-7)
 
 
+@given(
+    counts=st.lists(st.integers(1, 3000), min_size=2, max_size=7),
+    loss=st.sampled_from(["ce", "label_smoothing", "mse"]),
+    bias=st.sampled_from(["none", "free", 0.01]),
+    log_price=st.floats(-3, 0.3),
+    log_ratio=st.floats(-3, 3),
+)
+@settings(max_examples=25)
+def test_whatever_the_counts_the_certificate_is_reached(
+    counts: list[int], loss: Any, bias: Any, log_price: float, log_ratio: float
+) -> None:
+    # From a thousandth of the decay at which the largest class merges to twice that.
+    price = 10**log_price * math.sqrt(max(counts)) / sum(counts)
+    prediction = predict(
+        counts,
+        loss=loss,
+        bias=bias,
+        weight_decay=price * 10**log_ratio,
+        feature_decay=price / 10**log_ratio,
+    )
+    if prediction.kind == "numeric":
+        assert prediction.certificate is not None
+    assert (prediction.certificate or 0) < PROVED
+
+
 def test_imbalanced_tends_to_balanced() -> None:
-    decays = {"loss": "ce", "weight_decay": 0.002}
+    decays: dict[str, Any] = {"loss": "ce", "weight_decay": 0.002}
     balanced = predict([50] * 5, feature_decay=0.003, **decays)
     near = predict([50_000] * 4 + [50_050], feature_decay=3e-6, **decays)
     close(near.gram_classifier, balanced.gram_classifier, 2e-3 * 10)
@@ -480,7 +508,7 @@ def test_deep_cross_entropy_never_claims_a_global_optimum() -> None:
 @pytest.mark.parametrize("bias", ["none", "free", 0.05])
 @pytest.mark.parametrize("depth", [2, 3])
 def test_deep_cross_entropy_is_stationary_with_imbalance(depth: int, bias: Any) -> None:
-    decays = {"weight_decay": 1e-3, "feature_decay": 2e-3}
+    decays: dict[str, Any] = {"weight_decay": 1e-3, "feature_decay": 2e-3}
     prediction = predict([20, 10, 5, 3], loss="ce", depth=depth, bias=bias, **decays)
     for branch in (prediction, *prediction.branches):
         arguments = ([1e-3] * depth, 2e-3, bias)
@@ -500,10 +528,10 @@ def test_the_certificate_bounds_the_excess(
     name: Any, bias: Any, generator: torch.Generator
 ) -> None:
     counts = [20, 9, 4, 4]
-    decays = {"weight_decay": 0.01, "feature_decay": 0.008}
+    decays: dict[str, Any] = {"weight_decay": 0.01, "feature_decay": 0.008}
     best = predict(counts, loss=name, bias=bias, **decays)
     shift = None if bias == "none" else best.bias
-    common = {"loss": name, "bias": bias, **decays}
+    common: dict[str, Any] = {"loss": name, "bias": bias, **decays}
     assert certificate(best.logits, counts, bias_values=shift, **common) < PROVED
     noise = torch.randn(4, 4, generator=generator, dtype=torch.float64)
     noise = noise - noise.mean(1, keepdim=True)

@@ -362,7 +362,11 @@ def test_the_gradient_vanishes(counts: list[int], depth: int, bias: Any) -> None
 def test_the_gradient_vanishes_with_weights_and_decayed_bias(counts: list[int], bias: Any) -> None:
     weights = [1 + 0.5 * k for k in range(len(counts))]
     for weight_decay, feature_decay in ((0.01, 0.004), (0.06, 0.06)):
-        options = {"weight_decay": weight_decay, "feature_decay": feature_decay, "bias": bias}
+        options: dict[str, Any] = {
+            "weight_decay": weight_decay,
+            "feature_decay": feature_decay,
+            "bias": bias,
+        }
         plain = predict(counts, **options)
         weighed = predict(counts, loss="weighted_mse", class_weights=weights, **options)
         for prediction, losses in ((plain, squared_error), (weighed, weighted(weights))):
@@ -398,7 +402,12 @@ def test_targets_of_any_kind(depth: int, bias: Any, generator: torch.Generator) 
 
 @pytest.mark.parametrize("bias", ["none", "free"])
 def test_one_hot_targets_are_no_special_case(bias: Any) -> None:
-    options = {"depth": 2, "weight_decay": 0.02, "feature_decay": 0.03, "bias": bias}
+    options: dict[str, Any] = {
+        "depth": 2,
+        "weight_decay": 0.02,
+        "feature_decay": 0.03,
+        "bias": bias,
+    }
     plain = predict(DYING, **options)
     given_targets = predict(DYING, targets=torch.eye(5), **options)
     for name in ("gram_classifier", "gram_features", "logits", "bias"):
@@ -425,7 +434,7 @@ def test_low_width_is_stationary_and_of_that_rank(dim: int, depth: int, bias: An
 
 
 def test_the_most_frequent_classes_survive_a_low_width() -> None:
-    options = {"depth": 2, "weight_decay": 0.001, "feature_decay": 0.001}
+    options: dict[str, Any] = {"depth": 2, "weight_decay": 0.001, "feature_decay": 0.001}
     prediction = predict([5, 20, 3, 10], dim=9, widths=[2], **options)
     assert prediction.status == ("collapsed", "alive", "collapsed", "alive")
     assert not any("not unique" in text for text in prediction.warnings)
@@ -440,10 +449,15 @@ def test_the_most_frequent_classes_survive_a_low_width() -> None:
 
 
 def test_statuses_on_both_sides_of_each_threshold() -> None:
-    options = {"weight_decay": 0.01, "feature_decay": 0.08501145240702057, "depth": 2}
+    options: dict[str, Any] = {
+        "weight_decay": 0.01,
+        "feature_decay": 0.08501145240702057,
+        "depth": 2,
+    }
     prediction = predict(DYING, **options)  # threshold 4.5, spinodal 3.46
     assert prediction.status == ("alive", "alive", "alive", "metastable", "collapsed")
     assert prediction.kind == "general orthogonal frame"
+    assert any(text.startswith("metastable: 1 of 5 modes") for text in prediction.warnings)
     shallow = predict(DYING, weight_decay=0.02, feature_decay=0.0800996796012816)
     assert shallow.status == ("alive", "alive", "alive", "collapsed", "collapsed")
     assert shallow.spinodal == shallow.threshold
@@ -463,6 +477,25 @@ def test_a_class_dies_at_the_threshold(depth: int) -> None:
         assert (float(prediction.logit[2]) > 0) == alive
         if alive and depth > 1:
             assert float(prediction.logit[2]) > share_at_jump(depth)
+
+
+def test_classes_that_merge_under_a_free_bias() -> None:
+    """Contrasts within a group of equal counts die alone: its classes coincide."""
+    counts = [30, 30, 4, 4, 4]
+    options: dict[str, Any] = {"bias": "free", "weight_decay": 0.01}
+    base = predict(counts, feature_decay=0.01, **options).threshold
+    assert base is not None
+    for factor, merged in ((0.99, True), (1.01, False)):
+        prediction = predict(counts, feature_decay=0.01 * 4 / (base * factor), **options)
+        assert prediction.status[:2] == ("alive", "alive")
+        assert (prediction.status[2] == "merged with 3, 4") == merged
+        assert (prediction.rank == 2) == merged
+    deep = predict(counts, depth=2, feature_decay=0.034, **options)
+    assert deep.threshold is not None
+    assert deep.spinodal is not None
+    assert deep.spinodal < 4 < deep.threshold
+    assert deep.status[2:] == ("metastable",) * 3
+    assert any(text.startswith("metastable: 2 of 4 modes") for text in deep.warnings)
 
 
 def test_exactly_at_the_threshold_it_is_said_that_it_is_not_unique() -> None:
@@ -553,7 +586,7 @@ def test_more_of_the_same_samples_with_less_decay_each(
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_balanced_limits(depth: int) -> None:
-    options = {"depth": depth, "weight_decay": 0.002, "feature_decay": 0.003}
+    options: dict[str, Any] = {"depth": depth, "weight_decay": 0.002, "feature_decay": 0.003}
     frame = predict([50] * 5, **options)
     simplex = predict([50] * 5, bias="free", **options)
     assert (frame.kind, simplex.kind) == ("orthogonal frame", "simplex ETF")
@@ -571,7 +604,7 @@ def test_balanced_limits(depth: int) -> None:
 
 
 def test_a_decayed_bias_lies_between_none_and_free() -> None:
-    options = {"weight_decay": 0.01, "feature_decay": 0.004}
+    options: dict[str, Any] = {"weight_decay": 0.01, "feature_decay": 0.004}
     for counts in (BALANCED, LONG_TAIL):
         none = predict(counts, **options)
         free = predict(counts, bias="free", **options)
@@ -584,7 +617,7 @@ def test_a_decayed_bias_lies_between_none_and_free() -> None:
 
 
 def test_features_that_cannot_be_negative_change_nothing_without_bias() -> None:
-    options = {"depth": 3, "weight_decay": 0.002, "feature_decay": 0.003}
+    options: dict[str, Any] = {"depth": 3, "weight_decay": 0.002, "feature_decay": 0.003}
     plain, rectified = predict(DYING, **options), predict(DYING, activation="relu", **options)
     assert torch.equal(plain.gram_features, rectified.gram_features)
     assert plain.objective == rectified.objective
@@ -606,3 +639,5 @@ def test_a_million_classes_need_no_square_matrix() -> None:
         )
         assert len(prediction.logit) == 1_000_000
         assert prediction.rank == 1_000_000 - (bias == "free")
+        with pytest.raises(ValueError, match="too large, 7451 GiB; use classifier_matrix"):
+            _ = prediction.gram_features

@@ -28,7 +28,7 @@ from neuralcollapse.theory import (
 )
 from reference.theory import Point, cross_entropy, realised, squared_error
 
-DECAYS = {"weight_decay": 0.01, "feature_decay": 0.004}
+DECAYS: dict[str, Any] = {"weight_decay": 0.01, "feature_decay": 0.004}
 
 
 def trained(prediction: Prediction) -> tuple[ClassStatistics, Tensor, Point]:
@@ -75,7 +75,11 @@ def test_a_network_of_the_right_shape_and_the_wrong_scale_does_not_pass() -> Non
 
 
 def test_verdicts_of_dead_and_living_classes() -> None:
-    options = {"weight_decay": 0.01, "feature_decay": 0.08501145240702057, "depth": 2}
+    options: dict[str, Any] = {
+        "weight_decay": 0.01,
+        "feature_decay": 0.08501145240702057,
+        "depth": 2,
+    }
     prediction = predict([30, 12, 5, 4, 2], **options)
     point = realised(prediction)
     means = torch.stack([point.features[point.labels == k][0] for k in range(5)])
@@ -286,7 +290,7 @@ def test_the_largest_decay_is_just_small_enough(
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_thresholds_are_those_of_the_predictions(depth: int) -> None:
-    options = {"weight_decay": 0.01, "feature_decay": 0.02, "depth": depth}
+    options: dict[str, Any] = {"weight_decay": 0.01, "feature_decay": 0.02, "depth": depth}
     assert collapse_threshold([9, 5, 2], **options) == pytest.approx(
         predict([9, 5, 2], **options).threshold
     )
@@ -380,7 +384,12 @@ def test_a_training_script_is_stationary_where_the_theory_says(name: str) -> Non
 
 
 def test_penalties_on_batches() -> None:
-    common = {"weight_decay": 1e-4, "feature_decay": 1e-3, "batch_size": 50, "num_samples": 1000}
+    common: dict[str, Any] = {
+        "weight_decay": 1e-4,
+        "feature_decay": 1e-3,
+        "batch_size": 50,
+        "num_samples": 1000,
+    }
     summed = from_training("ce", **common)
     assert summed.feature_decay == pytest.approx(1e-3 * 50 / 1000)
     mean = from_training("ce", feature_reduction="batch_mean", **common)
@@ -397,7 +406,7 @@ def test_penalties_on_batches() -> None:
 
 
 def test_where_the_units_do_not_apply() -> None:
-    common = {
+    common: dict[str, Any] = {
         "weight_decay": 1e-3,
         "feature_decay": 1e-3,
         "batch_size": 50,
@@ -598,5 +607,6 @@ def test_bad_input_of_the_others() -> None:
 
 def test_counts_may_be_a_tensor_or_whole_floats() -> None:
     expected = predict([9, 5, 2], **DECAYS).objective
-    for counts in (torch.tensor([9, 5, 2]), (9.0, 5.0, 2.0), torch.tensor([9.0, 5.0, 2.0])):
+    given: list[Any] = [torch.tensor([9, 5, 2]), (9.0, 5.0, 2.0), torch.tensor([9.0, 5.0, 2.0])]
+    for counts in given:
         assert predict(counts, **DECAYS).objective == expected

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import AbstractHead as AbstractHead
     from neuralcollapse.heads import ClassMeanHead as ClassMeanHead
     from neuralcollapse.heads import CosineHead as CosineHead
+    from neuralcollapse.heads import DeepLinearHead as DeepLinearHead
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
     from neuralcollapse.heads import RotatedHead as RotatedHead
@@ -113,7 +114,7 @@ _FACE = {
         "softmax_code_bounds softmax_code_margin spherical_code"
     ),
     "geometry": "Geometry gram_distance",
-    "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",
+    "heads": "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead",
     "hierarchy": "Hierarchy check_distances",
     "losses": (
         "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "

@@ -14,5 +14,7 @@ from neuralcollapse.theory.design import max_weight_decay as max_weight_decay
 from neuralcollapse.theory.limits import vanishing_decay as vanishing_decay
 from neuralcollapse.theory.prediction import Prediction as Prediction
 from neuralcollapse.theory.regimes import predict as predict
+from neuralcollapse.theory.unconstrained import UnconstrainedOptimum as UnconstrainedOptimum
+from neuralcollapse.theory.unconstrained import unconstrained as unconstrained
 from neuralcollapse.theory.units import Decays as Decays
 from neuralcollapse.theory.units import from_training as from_training

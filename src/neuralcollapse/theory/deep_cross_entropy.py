@@ -26,18 +26,23 @@ Array = NDArray[np.float64]
 # Up to so many classes patterns are also searched for by direct minimisation.
 _SEARCHED = 24
 _RESTARTS = 6
-# Patterns with more classes are not tried but for the simplex and pairs.
-_DENSE = 300
+# Up to so many classes patterns other than the simplex are tried: they need square matrices.
+_DENSE = 2000
 
 
 def compared(problem: Problem) -> Prediction:
     """The best critical point found, with the simplex ETF (or its continuation) beside it."""
-    first = (_balanced_branch if problem.balanced else _continued_branch)(problem)
-    others = [*(_patterns(problem) if problem.balanced else []), *_searched(problem)]
-    # A branch counts as lower where it is so beyond what an optimiser leaves.
+    others = _searched(problem)
+    if problem.balanced:
+        first, *patterns = _patterns(problem)
+        name = "the simplex ETF"
+        others += patterns
+    else:
+        first = _continued_branch(problem)
+        name = "the full-rank branch"
     lower = min(others, key=lambda branch: branch.objective, default=first)
+    # A branch counts as lower where it is so beyond what an optimiser leaves.
     best = lower if lower.objective < first.objective * (1 - 1e-9) else first
-    name = "the simplex ETF" if problem.balanced else "the full-rank branch"
     warnings = [
         "deep linear cross entropy is not convex: this is the best critical point found, not a "
         "proven global optimum",
@@ -47,11 +52,12 @@ def compared(problem: Problem) -> Prediction:
             f"{name} has rank {first.rank} and objective {first.objective:.9g}; a critical point "
             f"of rank {lower.rank} has {lower.objective:.9g}, so {name} is not the global optimum"
         )
-    else:
+    elif lower is first:
         warnings.append(
-            f"{name} has the lowest objective found, {first.objective:.9g}, before rank "
-            f"{lower.rank} with {lower.objective:.9g}"
+            f"no other critical point was looked for with {problem.num_classes} classes"
         )
+    else:
+        warnings.append(f"no critical point was found with an objective below that of {name}")
     branches = (first,) if lower is first else (first, lower)
     return dataclasses.replace(best, warnings=(*warnings, *best.warnings), branches=branches)
 
@@ -72,85 +78,103 @@ def _described(
     )
 
 
-def _scaled(
-    problem: Problem, groups: Groups, contrast: Array, reduced: Array
-) -> tuple[Spectrum, float]:
-    """The best multiple of a pattern of logits, and its objective."""
-    question = program(problem, groups)
-    column = question.column
-    unit = Spectrum.of(groups, contrast, reduced, column)
-    keep = unit.values > 1e-9 * max(float(unit.values.max()), float(unit.contrast.max()))
-    values = np.where(keep, unit.values, 0.0)
-    # Costs are homogeneous of this degree in the scale.
-    degree = 2 / (problem.depth + 1)
-    price = (groups.contrasts * mode_costs(unit.contrast, problem.decays)).sum()
-    price += mode_costs(values, problem.decays).sum()
-    zero = np.zeros(len(groups))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pattern:
+    """Logits alike for all classes, up to a factor.
 
-    def losses(sizes: Array) -> tuple[Array, Array]:
-        results = []
-        for size in np.atleast_1d(sizes):
-            scores = question.scores(size * contrast * column, size * reduced * column, zero)
-            value, slope, _ = question.loss(scores)
-            by_contrast, by_reduced, _ = question.gradients(slope)
-            along = groups.contrasts @ (by_contrast * contrast * column)
-            results.append((value, along + (by_reduced * reduced * column).sum()))
-        value, slope = np.array(results).T
-        return value, slope
+    Attributes:
+        name: what it is.
+        block: number of classes in each simplex, or 0 for the polygon.
+        row: (K,), logits of a sample of the first class.
+        value: each singular value that is not zero.
+        rank: how many there are.
+    """
+
+    name: str
+    block: int
+    row: Array
+    value: float
+    rank: int
+
+    def matrix(self) -> Array:
+        """(K, K), the logits of all classes."""
+        classes = len(self.row)
+        if self.block:
+            simplex = np.eye(self.block) - 1 / self.block
+            return np.asarray(np.kron(np.eye(classes // self.block), simplex), dtype=np.float64)
+        turns = np.arange(classes)
+        return self.row[(turns[:, None] - turns) % classes]
+
+
+def _tried(classes: int) -> list[_Pattern]:
+    """The simplex; simplices at right angles, of which pairs are the orthoplex; the polygon."""
+    patterns = []
+    for block in [classes, *(m for m in range(2, classes // 2 + 1) if classes % m == 0)]:
+        row = np.zeros(classes)
+        row[:block] = -1 / block
+        row[0] += 1
+        name = {classes: "simplex ETF", 2: "pairs of opposite classes"}.get(block)
+        name = name or f"{classes // block} simplices of {block} classes"
+        patterns.append(_Pattern(name, block, row, 1.0, classes - classes // block))
+    if classes > 3:
+        row = np.cos(2 * np.pi * np.arange(classes) / classes)
+        patterns.append(_Pattern("a polygon", 0, row, classes / 2, 2))
+    return patterns
+
+
+def _best_scale(problem: Problem, pattern: _Pattern) -> tuple[float, float]:
+    """(the best factor of a pattern, its objective); 0 where nothing beats zero."""
+    decays, count = problem.decays, problem.counts[0]
+    value = np.array(pattern.value * math.sqrt(count))
+    price = pattern.rank * float(mode_costs(value, decays))
+    degree = 2 / (problem.depth + 1)  # costs grow with the factor to this power
+
+    def hits(sizes: Array) -> tuple[Array, Array]:
+        scores = np.multiply.outer(sizes, pattern.row - pattern.row[0])
+        total = np.exp(scores).sum(-1)
+        return np.log(total), (np.exp(scores) @ (pattern.row - pattern.row[0])) / total
 
     def objective(sizes: Array) -> Array:
-        return losses(sizes)[0] + price * np.atleast_1d(sizes) ** degree
+        return hits(sizes)[0] + price * sizes**degree
 
     def derivative(sizes: Array) -> Array:
-        result = losses(sizes)[1] + price * degree * np.atleast_1d(sizes) ** (degree - 1)
-        return result if np.ndim(sizes) else result[0]
+        return hits(sizes)[1] + price * degree * sizes ** (degree - 1)
 
     size = minimum_of(objective, derivative, np.geomspace(1e-3, 3e3, 200))
-    best = float(objective(np.array(size))[0])
-    # Zero is a local minimum at any decay; log K is what it costs.
-    if best >= math.log(problem.num_classes):
-        size, best = 0.0, math.log(problem.num_classes)
-    spectrum = Spectrum(groups, size * unit.contrast, size * values, unit.left, unit.right, column)
-    return spectrum, best
-
-
-def _balanced_branch(problem: Problem) -> Prediction:
-    """The simplex ETF at its best scale."""
-    groups = Groups.alike(problem.counts)
-    spectrum, objective = _scaled(problem, groups, np.ones(1), np.zeros((1, 1)))
-    alive = spectrum.rank > 0
-    return _described(
-        problem,
-        spectrum,
-        np.zeros(1),
-        objective,
-        "simplex ETF" if alive else "spectral",
-        "simplex ETF, a critical point" if alive else "total collapse",
-    )
+    best, zero = float(objective(np.array(size))), math.log(problem.num_classes)
+    return (size, best) if best < zero else (0.0, zero)
 
 
 def _patterns(problem: Problem) -> list[Prediction]:
-    """Balanced counts: blocks of simplices, of which pairs are the orthoplex; and the polygon."""
-    classes = problem.num_classes
-    found: list[tuple[str, NDArray]] = []
-    if classes <= _DENSE:
-        for block in range(2, classes // 2 + 1):
-            if classes % block == 0:
-                simplex = np.eye(block) - 1 / block
-                what = "pairs of opposite classes" if block == 2 else f"simplices of {block}"
-                found.append((what, np.kron(np.eye(classes // block), simplex)))
-        if classes > 3:
-            angles = 2 * np.pi * np.arange(classes) / classes
-            found.append(("a polygon", np.cos(angles[:, None] - angles)))
-    groups = Groups.single(classes)
-    branches = []
-    for what, pattern in found:
-        spectrum, objective = _scaled(problem, groups, np.zeros(classes), pattern)
-        if spectrum.rank:
-            regime = f"{what}, rank {spectrum.rank}"
-            branches.append(
-                _described(problem, spectrum, np.zeros(classes), objective, "numeric", regime)
-            )
+    """Balanced counts: the simplex ETF, and the best other pattern where it does not vanish."""
+    patterns = _tried(problem.num_classes)
+    if problem.num_classes > _DENSE:
+        patterns = patterns[:1]
+    simplex, *others = ((pattern, *_best_scale(problem, pattern)) for pattern in patterns)
+    pattern, size, objective = simplex
+    groups = Groups.alike(problem.counts)
+    column = np.sqrt(problem.counts[:1])
+    one = np.ones((1, 1))
+    spectrum = Spectrum(groups, size * column, np.zeros(1), one, one, column)
+    alive = size > 0
+    kind = "simplex ETF" if alive else "spectral"
+    regime = f"{pattern.name}, a critical point" if alive else "total collapse"
+    branches = [_described(problem, spectrum, np.zeros(1), objective, kind, regime)]
+    others = [other for other in others if other[1] > 0]
+    if others:
+        pattern, size, objective = min(others, key=lambda other: other[2])
+        classes = problem.num_classes
+        groups, column = Groups.single(classes), np.sqrt(problem.counts)
+        # Symmetric without negative eigenvalues: eigenvectors are singular vectors.
+        _, vectors = np.linalg.eigh(pattern.matrix())
+        values = np.where(np.arange(classes) >= classes - pattern.rank, pattern.value, 0.0)
+        spectrum = Spectrum(
+            groups, np.zeros(classes), size * values * column, vectors, vectors, column
+        )
+        regime = f"{pattern.name}, rank {pattern.rank}"
+        branches.append(
+            _described(problem, spectrum, np.zeros(classes), objective, "numeric", regime)
+        )
     return branches
 
 

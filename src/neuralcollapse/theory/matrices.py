@@ -14,6 +14,9 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
+# More entries than this, 16 GiB, are refused rather than attempted.
+_MOST_ENTRIES = 1 << 31
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
@@ -100,6 +103,7 @@ class GroupedMatrix:
 
     def dense(self) -> Tensor:
         """(K, K) float64."""
+        _refuse_large(self.groups.num_classes, self.groups.num_classes)
         index = self.groups.index
         if self.reduced.ndim == 1 and bool((self.reduced == self.contrast).all()):
             return torch.diag(torch.from_numpy(self.diagonal))
@@ -154,4 +158,13 @@ class FactoredMatrix:
 
     def dense(self) -> Tensor:
         """(rows, columns) float64."""
+        _refuse_large(len(self.left), len(self.right))
         return torch.from_numpy((self.left * self.values) @ self.right.T)
+
+
+def _refuse_large(rows: int, columns: int) -> None:
+    if rows * columns > _MOST_ENTRIES:
+        raise ValueError(
+            f"a matrix of shape ({rows}, {columns}) is too large, {rows * columns / 2**27:.0f} GiB; "
+            "use classifier_matrix, feature_matrix or logit_matrix, which hold it by groups"
+        )

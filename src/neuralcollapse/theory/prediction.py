@@ -54,6 +54,10 @@ class Prediction:
         warnings: what is not unique, not global or not covered.
         branches: the critical points that were compared, where there are several.
         temperature: what products of classifier and features are divided by to give logits.
+        classifier_matrix: `gram_classifier` by groups of alike classes (or factored): few numbers
+            for any K.
+        feature_matrix: `gram_features` likewise.
+        logit_matrix: the logits without bias likewise, row = output, column = class.
 
     Example:
         >>> from neuralcollapse.theory import predict

@@ -65,7 +65,7 @@ def without_bias(problem: Problem) -> Prediction:
     residual = (groups.sizes * squares * (1 - shares) ** 2).sum() / (2 * problem.num_samples)
     even = problem.balanced and spectrum.rank == problem.num_classes
     lost = int(((shares == 0) * groups.sizes).sum())
-    warnings = _depth_warnings(problem, squares[within], threshold)
+    warnings = _depth_warnings(problem, squares[within], groups.sizes[within])
     if tied and bool((shares > 0)[within].all()):
         warnings += (
             f"not unique: width {width} is below {problem.num_classes} classes, and classes of "
@@ -108,7 +108,11 @@ def with_free_bias(problem: Problem) -> Prediction:
     threshold, spinodal = thresholds(problem)
     inner = fitted_shares(values**2, problem.decays, total)
     contrast = fitted_shares(each, problem.decays, total)
-    warnings = _depth_warnings(problem, np.append(each, values[:-1] ** 2), threshold)
+    warnings = _depth_warnings(
+        problem,
+        np.append(each, values[:-1] ** 2),
+        np.append(groups.contrasts, np.ones(len(groups) - 1)),
+    )
     if narrow and problem.width is not None:
         warnings += _truncation_warnings(values, inner, problem.width)
         inner[problem.width :] = 0
@@ -234,7 +238,7 @@ def to_targets(problem: Problem) -> Prediction:
     values[values <= _ROUNDING * max(float(values.max()), 1e-300)] = 0
     threshold, spinodal = thresholds(problem)
     shares = fitted_shares(values**2, problem.decays, total)
-    warnings = _depth_warnings(problem, values**2, threshold)
+    warnings = _depth_warnings(problem, values**2, np.ones_like(values))
     if problem.width is not None and problem.width < np.count_nonzero(values):
         warnings += _truncation_warnings(values, shares, problem.width)
         shares[problem.width :] = 0
@@ -290,19 +294,32 @@ def _regime_without_bias(problem: Problem, lost: int) -> str:
     return f"{regime}; {f'{lost} of {classes} classes are' if lost < classes else 'all are'} zero"
 
 
-def _depth_warnings(problem: Problem, squares: Array, threshold: float) -> tuple[str, ...]:
-    """What depth makes non-unique or local."""
+def _depth_warnings(problem: Problem, squares: Array, repeated: Array) -> tuple[str, ...]:
+    """What depth makes non-unique or local.
+
+    Args:
+        problem: what is minimised.
+        squares: y^2 of the modes.
+        repeated: how often each occurs.
+    """
     if problem.depth == 1:
         return ()
+    threshold, spinodal = thresholds(problem)
     warnings = (
         f"at depth {problem.depth} zero is a local minimum of every mode: a small initialisation "
         "can kill what the optimum keeps",
     )
+    metastable = int(repeated[(squares > spinodal) & (squares <= threshold)].sum())
+    if metastable:
+        warnings += (
+            f"metastable: {metastable} of {int(repeated.sum())} modes are zero at the optimum, but "
+            "have a local minimum that is not zero, in which training may stay",
+        )
     if bool((np.abs(squares - threshold) <= _EQUAL * threshold).any()):
         share = share_at_jump(problem.depth)
         warnings += (
             "not unique: a mode lies exactly at the threshold, where zero and a fitted share of "
-            f"{share:.4g} of its target cost the same; zero is shown",
+            f"{share:.4g} of its target cost the same",
         )
     return warnings
 
