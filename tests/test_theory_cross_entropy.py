@@ -550,3 +550,24 @@ def test_the_certificate_bounds_the_excess(
         value = value + price * torch.linalg.matrix_norm(products * root[:, None], "nuc")
         value = value + (bias if bias != "none" else 0.0) / 2 * best.bias.square().sum()
         assert float(value) - best.objective <= bound * float(value) + 1e-12
+
+
+@pytest.mark.parametrize("bias", ["none", "free", 0.02, 0.5])
+@pytest.mark.parametrize("counts", [[6] * 4, [20, 9, 4, 4], [30, 12, 5, 4, 2]], ids=str)
+def test_closed_forms_of_one_layer_are_certified(counts: list[int], bias: Any) -> None:
+    """They were not made by the program whose duality proves them optimal."""
+    weights = [1.0, 0.3, 2.0, 0.2, 1.5][: len(counts)]
+    for weight_decay, feature_decay in ((0.01, 0.004), (0.02, 0.08), (0.1, 0.1)):
+        decays = {"weight_decay": weight_decay, "feature_decay": feature_decay}
+        common: dict[str, Any] = {"bias": bias, **decays}
+        cases: list[dict[str, Any]] = [
+            {"loss": "mse"},
+            {"loss": "weighted_mse", "class_weights": weights},
+            {"loss": "ce"},
+            {"loss": "label_smoothing", "label_smoothing": 0.2},
+        ]
+        for case in cases:
+            prediction = predict(counts, **case, **common)
+            shift = None if bias == "none" else prediction.bias
+            bound = certificate(prediction.logits, counts, bias_values=shift, **case, **common)
+            assert bound < PROVED

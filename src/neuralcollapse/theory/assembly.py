@@ -26,7 +26,6 @@ def assembled(
     *,
     kind: str,
     regime: str,
-    decays: tuple[float, ...] | None = None,
     metastable: NDArray[np.bool_] | None = None,
     **facts: Any,
 ) -> Prediction:
@@ -39,12 +38,10 @@ def assembled(
         objective: its value.
         kind: of the geometry.
         regime: which case it is.
-        decays: of the layers and features, those of the problem by default.
         metastable: (G,), groups whose classes are zero or merged, but have another minimum.
         facts: other fields of the prediction.
     """
-    decays = problem.decays if decays is None else decays
-    groups = spectrum.groups
+    decays, groups = problem.decays, spectrum.groups
     classifier = spectrum.classifier_gram(decays)
     features = spectrum.feature_gram(decays)
     rows, means = classifier.own, features.own

@@ -164,7 +164,8 @@ class FactoredMatrix:
 
 def _refuse_large(rows: int, columns: int) -> None:
     if rows * columns > _MOST_ENTRIES:
+        size = rows * columns / 2**27
         raise ValueError(
-            f"a matrix of shape ({rows}, {columns}) is too large, {rows * columns / 2**27:.0f} GiB; "
+            f"a matrix of shape ({rows}, {columns}) is too large, {size:.0f} GiB; "
             "use classifier_matrix, feature_matrix or logit_matrix, which hold it by groups"
         )

@@ -55,9 +55,10 @@ def predict(
     Closed forms: squared error at any depth without bias or with a free one, balanced squared error
     with a decayed bias, class-weighted squared error without bias, balanced cross entropy (label
     smoothing, focal), cross entropy with `activation="relu"`. Cross entropy with imbalanced counts,
-    CDT, LDT, and squared error with a decayed bias are convex programs over as many groups as there
-    are distinct counts, certified by duality. Deep linear cross entropy is compared over branches;
-    none is proved optimal. See `Prediction.regime` and `Prediction.warnings`.
+    CDT, LDT, and other squared error with a bias are convex programs over as many groups as there
+    are distinct counts (a hundred take seconds), certified by duality. Deep linear cross entropy is
+    compared over branches, of which none is proved optimal. See `Prediction.regime` and
+    `Prediction.warnings`.
 
     Args:
         counts: (K,), samples per class.
