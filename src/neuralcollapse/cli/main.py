@@ -8,6 +8,7 @@ import typer
 
 from neuralcollapse import __version__
 from neuralcollapse.cli.data import data
+from neuralcollapse.cli.hierarchy import hierarchy
 from neuralcollapse.cli.measure import measure
 from neuralcollapse.cli.report import report
 from neuralcollapse.cli.train import train_command
@@ -23,6 +24,7 @@ app.command("train")(train_command())
 app.command("measure")(measure)
 app.command("report")(report)
 app.command("data")(data)
+app.command("hierarchy")(hierarchy)
 
 
 @app.callback(invoke_without_command=True)

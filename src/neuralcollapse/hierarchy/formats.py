@@ -317,12 +317,12 @@ def _newick_tokens(text: str) -> Iterable[tuple[str, str, int]]:
             yield "name", check_name(name), place
             place = after
         elif sign in "(),;":
+            if sign == ";" and text[place + 1 :].strip():
+                raise ValueError(
+                    f"Newick must hold one tree, got more text after character {place + 1}"
+                )
             yield sign, sign, place
             if sign == ";":
-                if text[place + 1 :].strip():
-                    raise ValueError(
-                        f"Newick must hold one tree, got more text after character {place + 1}"
-                    )
                 return
             place += 1
         else:
