@@ -334,6 +334,20 @@ def test_options_that_make_no_sense_are_refused(name: str, given_as: str) -> Non
         hierarchy_frame(tree if given_as == "tree" else tree.distances(), **options)
 
 
+@pytest.mark.parametrize("decay_rate", [1e-12, 5e-324])
+def test_a_rate_that_tells_nothing_apart_is_refused(decay_rate: float) -> None:
+    tree = by_hand("ragged")
+    with pytest.raises(ValueError, match="decay_rate must be larger"):
+        hierarchy_frame(tree.distances(), decay_rate=decay_rate)
+    if decay_rate == 1e-12:
+        # A tree is weighted without cancellation.
+        exact, limit = frame_of(tree, decay_rate=decay_rate), frame_of(tree, decay_rate=1e-7)
+        torch.testing.assert_close(exact.gram, limit.gram, rtol=0, atol=1e-6)
+    else:
+        with pytest.raises(ValueError, match="decay_rate must be larger"):
+            hierarchy_frame(tree, decay_rate=decay_rate)
+
+
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "text": ("tree.json", TypeError, "hierarchy must be a Hierarchy or a matrix of distances"),
     "number": (3, TypeError, "hierarchy must be a Hierarchy or a matrix of distances"),
