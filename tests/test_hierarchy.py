@@ -614,6 +614,18 @@ def test_any_text_is_a_newick_tree_or_a_value_error(text: str) -> None:
     assert tree is None or tree.num_classes >= 1
 
 
+def test_a_dict_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuralcollapse.hierarchy.formats.MOST_NESTED", 10_000)
+    endless: dict[str, Any] = {"a": None}
+    endless["b"] = endless
+    doubled: Any = None
+    for _ in range(60):
+        doubled = {"a": doubled, "b": doubled}
+    for tree in (endless, doubled):
+        with pytest.raises(ValueError, match="at most 10000 nodes, got more; does a dict"):
+            Hierarchy.from_dict(tree)
+
+
 SIMPLE = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=3)
 )

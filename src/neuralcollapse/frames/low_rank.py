@@ -75,11 +75,6 @@ class Alike:
     group: np.ndarray
     contrast: np.ndarray
 
-    @staticmethod
-    def none(num_classes: int) -> "Alike":
-        """Every class is a group of its own."""
-        return Alike(np.arange(num_classes), np.zeros(num_classes))
-
     def differences(self, vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """The part of vectors (K, n) that lies within some groups and sums to zero in each."""
         sums = np.zeros((len(self.contrast), vectors.shape[1]))
