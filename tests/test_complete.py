@@ -21,13 +21,24 @@ import neuralcollapse.frames
 import neuralcollapse.heads
 import neuralcollapse.losses
 import neuralcollapse.metrics
-from neuralcollapse.frames import FRAMES, Frame
+from neuralcollapse.frames import (
+    FRAMES,
+    Frame,
+    NodeSubspaces,
+    barz_denzler_frame,
+    hierarchy_frame,
+    node_subspaces,
+)
 from neuralcollapse.heads import HEADS, AbstractHead
+from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.losses import LOSSES, AbstractLoss
 from neuralcollapse.metrics import METRICS, MISTAKE_METRICS, Metric
 
 # The base file of a folder and its gatherer hold what the others are made of.
 BASES = {"loss", "frame", "head", "pairs", "table"}
+# Frames made of a hierarchy, not of a number of classes, and what they are made with: no choices
+# of the option --frame, with tests of their own.
+BASES |= {"hierarchical", "branching", "low_rank"}
 
 
 def siblings(folder: ModuleType) -> Iterator[ModuleType]:
@@ -124,7 +135,8 @@ def test_a_row_says_what_the_function_takes(metric: Metric) -> None:
 def documented() -> list[Any]:
     functions = [metric.function for metric in (*METRICS, *MISTAKE_METRICS)]
     functions += [make for _, make in FRAMES]
-    return [*functions, *LOSSES, *HEADS]
+    of_trees = [hierarchy_frame, barz_denzler_frame, node_subspaces, NodeSubspaces]
+    return [*functions, *LOSSES, *HEADS, *of_trees, Hierarchy]
 
 
 @pytest.mark.parametrize("item", documented(), ids=lambda item: item.__name__)

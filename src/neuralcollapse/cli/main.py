@@ -9,6 +9,7 @@ import typer
 from neuralcollapse import __version__
 from neuralcollapse.cli.data import data
 from neuralcollapse.cli.frame import frame
+from neuralcollapse.cli.hierarchy import hierarchy
 from neuralcollapse.cli.measure import measure
 from neuralcollapse.cli.predict import predict
 from neuralcollapse.cli.report import report
@@ -27,6 +28,7 @@ app.command("frame")(frame)
 app.command("predict")(predict)
 app.command("report")(report)
 app.command("data")(data)
+app.command("hierarchy")(hierarchy)
 
 
 @app.callback(invoke_without_command=True)

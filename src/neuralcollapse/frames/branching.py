@@ -14,6 +14,12 @@ from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.distances import node_distances
 
 BLOCK = 1024
+# Sums of the inverse of smaller weights may overflow.
+LEAST_WEIGHT = 1e-280
+TOO_ALIKE = (
+    "decay_rate must be larger: with this one all similarities are equal but for rounding; 0.1 is "
+    "already a strong hierarchy"
+)
 
 
 class BranchingGram:
@@ -111,6 +117,8 @@ class BranchingGram:
 
     @cached_property
     def _precision(self) -> np.ndarray:
+        if self.weight[self.leaf].min() < LEAST_WEIGHT:
+            raise ValueError(TOO_ALIKE)
         return self.precision(self.weight)
 
     @cached_property

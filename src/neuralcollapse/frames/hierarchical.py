@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_matrix
-from neuralcollapse.frames.branching import BranchingGram
+from neuralcollapse.frames.branching import TOO_ALIKE, BranchingGram
 from neuralcollapse.frames.frame import Frame, embed
 from neuralcollapse.frames.low_rank import (
     OVERSAMPLING,
@@ -26,7 +26,7 @@ PUBLISHED_TOLERANCE = 1e-6
 PUBLISHED_GRID = 100
 # How far a given floor may lie below the least one: rounding of a printed number.
 ROUNDING = 1e-9
-# The Gram matrix of vectors that are drawn where no generator is given.
+# Of the random numbers that the search in few dimensions begins with, without a generator.
 SEED = 0
 
 Mapping = Literal["exponential", "linear"]
@@ -238,23 +238,9 @@ class DenseGram(DenseCosines):
     def __init__(self, distances: np.ndarray, decay_rate: float | None) -> None:
         scaled = distances / distances.max()
         self.decay = 1 - scaled if decay_rate is None else np.exp(-decay_rate * scaled)
-        self.decay_rate = decay_rate
         values, vectors = np.linalg.eigh(self.decay)
-        size = float(values[-1])
-        sums = vectors.sum(0) ** 2
-        # A direction without a part along the ones is out of the floor's reach.
-        if (np.abs(values) <= ROUNDING * size).any():
-            c = (
-                np.inf
-                if (sums[np.abs(values) <= ROUNDING * size] > ROUNDING).any()
-                else float((sums / values)[np.abs(values) > ROUNDING * size].sum())
-            )
-        else:
-            c = float((sums / values).sum())
-        self.least_floor = -1 / (c - 1)
-        self.floor = self.least_floor
-        smallest = float(np.linalg.eigvalsh(self.array)[0])
-        if smallest < -ROUNDING * size:
+        self.least_floor = self.floor = _least_floor(values, vectors.sum(0) ** 2)
+        if self._eigen()[0][0] < -ROUNDING * values[-1]:
             rate = "" if decay_rate is None else f" with decay_rate={decay_rate:g}"
             raise ValueError(
                 f"distances must give similarities that are positive semidefinite, got "
@@ -273,25 +259,48 @@ class DenseGram(DenseCosines):
         """K."""
         return len(self.decay)
 
+    def _eigen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues and vectors with the present floor, decomposed once for each."""
+        floor, *found = getattr(self, "_decomposed", (None,))
+        if floor != self.floor:
+            found = np.linalg.eigh(self.array)
+            self._decomposed = self.floor, *found
+        return found[0], found[1]
+
     def is_feasible(self, floor: float, tolerance: float) -> bool:
         """Whether no eigenvalue with this floor lies below -tolerance."""
         cosines = (1 - floor) * self.decay + floor
         return bool(np.linalg.eigvalsh(cosines)[0] >= -tolerance)
 
-    def vectors(self) -> np.ndarray:
-        """(K, rank), from the eigenvectors."""
-        values, vectors = np.linalg.eigh(self.array)
-        kept = values > ROUNDING * values[-1]
-        return vectors[:, kept] * np.sqrt(values[kept])
-
     @property
     def rank(self) -> int:
         """How many dimensions the exact vectors span."""
-        return self.vectors().shape[1]
+        values, _ = self._eigen()
+        return int((values > ROUNDING * values[-1]).sum())
+
+    def vectors(self) -> np.ndarray:
+        """(K, rank), from the eigenvectors."""
+        values, vectors = self._eigen()
+        return vectors[:, -self.rank :] * np.sqrt(values[-self.rank :])
 
     def leaf_groups(self) -> tuple[np.ndarray, np.ndarray]:
         """Every class is a group of its own."""
         return np.arange(self.num_classes), np.zeros(self.num_classes)
+
+
+def _least_floor(values: np.ndarray, along: np.ndarray) -> float:
+    """-1 / (c - 1) from eigenvalues and squared sums of their vectors, c = sum(along / values).
+
+    Where the matrix is singular in a direction that the ones see, any negative floor is too low;
+    in directions that they do not see, the floor changes nothing.
+    """
+    null = np.abs(values) <= ROUNDING * values[-1]
+    if (along[null] > ROUNDING * len(values)).any():
+        return 0.0
+    excess = float((along[~null] / values[~null]).sum()) - 1
+    if 0 <= excess < ROUNDING:
+        raise ValueError(TOO_ALIKE)
+    return -1 / excess
 
 
 Similarities = BranchingGram | DenseGram

@@ -18,6 +18,8 @@ OPERATIONS = 4e11
 MOST_STEPS = 600
 # The polish ends where ten steps together lower the squared error by less than this share.
 LEAST_GAIN = 1e-4
+# Cosines that differ by less are taken for equal.
+SAME_COSINE = 1e-9
 # Classes up to which all pairs and triples are looked at, and what is drawn of them above.
 ALL_PAIRS = 4096
 ALL_TRIPLES = 256
@@ -72,11 +74,6 @@ class Alike:
 
     group: np.ndarray
     contrast: np.ndarray
-
-    @staticmethod
-    def none(num_classes: int) -> "Alike":
-        """Every class is a group of its own."""
-        return Alike(np.arange(num_classes), np.zeros(num_classes))
 
     def differences(self, vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """The part of vectors (K, n) that lies within some groups and sums to zero in each."""
@@ -208,6 +205,9 @@ def polished(cosines: Cosines, vectors: np.ndarray, most: int) -> tuple[np.ndarr
         fall = float((slope * direction).sum())
         if fall >= 0:
             direction, fall = -slope, -steepness
+        if steps:
+            # As far as the last step's gain suggests.
+            step = min(2 * (history[-2] - error) / -fall, 4 * step)
         for _ in range(40):
             moved = unit_rows(vectors + step * direction)
             new_error, new_slope = error_and_slope(moved)
@@ -225,8 +225,6 @@ def polished(cosines: Cosines, vectors: np.ndarray, most: int) -> tuple[np.ndarr
         steepness = float((slope**2).sum())
         steps += 1
         history.append(error)
-        # As far along the new direction as the last step's gain suggests.
-        step = 2 * (history[-2] - error) / max(-float((slope * direction).sum()), 1e-300)
         if len(history) > 10 and history[-11] - error <= LEAST_GAIN * error:
             break
     return vectors, error, steps
@@ -276,8 +274,8 @@ def triplet_order_kept(cosines: Cosines, vectors: np.ndarray) -> float:
         others = (first != anchor) & (second != anchor)
         first, second = first[others], second[others]
         gap = wish[first] - wish[second]
-        apart = np.abs(gap) > 1e-9
-        kept += int((np.sign(have[first] - have[second]) == np.sign(gap))[apart].sum())
+        apart = np.abs(gap) > SAME_COSINE
+        kept += int(((have[first] - have[second]) * np.sign(gap) > SAME_COSINE)[apart].sum())
         ordered += int(apart.sum())
     return kept / ordered if ordered else 1.0
 

@@ -17,6 +17,8 @@ from neuralcollapse.hierarchy.arrangement import check_name, shown
 TABLES = {".csv": ",", ".tsv": "\t"}
 NEWICK = {".nwk", ".newick", ".tree"}
 ENDS_NAME = "()[]':;,"
+# A dict that holds itself, or one dict in many places, has no end or as good as none.
+MOST_NESTED = 2_000_000
 
 
 @dataclass
@@ -173,7 +175,8 @@ def _cells(row: Any, number: int) -> list[str]:
 def _is_empty(cell: Any) -> bool:
     if isinstance(cell, str):
         return not cell.strip()
-    return cell is None or (isinstance(cell, float) and cell != cell)
+    missing = cell is None or type(cell).__name__ == "NAType"  # that of pandas
+    return missing or (isinstance(cell, float) and cell != cell)
 
 
 def _whole(cell: Any) -> Any:
@@ -201,8 +204,8 @@ def parsed_json(text: Any) -> Any:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(
             f"siblings must have different names, got {shown(twice)} more than once; "
             "rename one, or leave the duplicate out"
@@ -220,8 +223,11 @@ def outline_of_nested(tree: Any, root: str = "root") -> Outline:
         node = parent
         if name is not None:
             node = outline.add(check_name(name), parent)
-            if len(outline.names) > 10_000_000:
-                raise ValueError("a hierarchy must have at most 10,000,000 nodes, got more")
+            if len(outline.names) > MOST_NESTED:
+                raise ValueError(
+                    f"nested names must be at most {MOST_NESTED} nodes, got more; does a dict "
+                    "hold itself? Larger trees can be given as pairs"
+                )
         waiting.extend((*child, node) for child in reversed(_children(below, name)))
     if not outline.names:
         raise ValueError("a hierarchy must have at least one node, got none")
@@ -317,12 +323,12 @@ def _newick_tokens(text: str) -> Iterable[tuple[str, str, int]]:
             yield "name", check_name(name), place
             place = after
         elif sign in "(),;":
+            if sign == ";" and text[place + 1 :].strip():
+                raise ValueError(
+                    f"Newick must hold one tree, got more text after character {place + 1}"
+                )
             yield sign, sign, place
             if sign == ";":
-                if text[place + 1 :].strip():
-                    raise ValueError(
-                        f"Newick must hold one tree, got more text after character {place + 1}"
-                    )
                 return
             place += 1
         else:

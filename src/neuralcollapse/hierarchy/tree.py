@@ -158,7 +158,9 @@ class Hierarchy:
     @cached_property
     def level_sizes(self) -> tuple[int, ...]:
         """(H + 1,), how many groups the classes form at each depth: 1 at the root, K last."""
-        return tuple(len(np.unique(column)) for column in self.levels.T)
+        nodes = np.bincount(self.depth)
+        ended = np.cumsum(np.bincount(self.depth[self.node_of_class], minlength=len(nodes)))
+        return tuple((nodes + np.concatenate([[0], ended[:-1]])).tolist())
 
     # --- distances ------------------------------------------------------------------------------
 
@@ -285,6 +287,8 @@ class Hierarchy:
             [[0.0, 2.0], [2.0, 0.0]]
         """
         chosen = np.array(_found(classes, self.nodes), int)
+        if not len(chosen):
+            raise ValueError("classes must name at least one class, got none")
         keep = np.zeros(self.num_nodes, bool)
         node = chosen
         while len(node):
