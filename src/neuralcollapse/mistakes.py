@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
-from neuralcollapse.class_distances import (
+from neuralcollapse.decisions import ranking
+from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.hierarchy.class_distances import (
     ClassDistances,
     Profile,
     TreeDistances,
     class_distances,
 )
-from neuralcollapse.decisions import ranking
-from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.distances import DistanceKind
 from neuralcollapse.metrics.mistakes import MISTAKE_METRICS, binned_calibration, discounts
 from neuralcollapse.scalars import check_integer

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
-from neuralcollapse.class_distances import ClassDistances, class_distances
 from neuralcollapse.decisions import ranking
 from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.hierarchy.class_distances import ClassDistances, class_distances
 from neuralcollapse.scalars import check_integer
 
 

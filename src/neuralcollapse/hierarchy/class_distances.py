@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_matrix
-from neuralcollapse.hierarchy import DISTANCE_KINDS, Hierarchy
-from neuralcollapse.hierarchy.distances import DistanceKind
+from neuralcollapse.hierarchy.distances import DISTANCE_KINDS, DistanceKind
+from neuralcollapse.hierarchy.tree import Hierarchy
 from neuralcollapse.scalars import check_choice
 
 
@@ -146,6 +146,22 @@ class TreeDistances(ClassDistances):
             and self.kind == other.kind
             and self.hierarchy == other.hierarchy
         )
+
+    def risk(self, probabilities: Tensor) -> Tensor:
+        """(N, K) float64, the expected distance of each class from a truth that is distributed so.
+
+        By the probability of each group of classes: N K H operations in place of N K^2.
+        """
+        self._move(probabilities.device)
+        total = torch.zeros_like(probabilities, dtype=torch.float64)
+        inner = probabilities.double()  # in the group of the level below, class by class
+        for level in range(self._ancestors.shape[1] - 2, -1, -1):
+            _, groups = self._ancestors[:, level].unique(return_inverse=True)
+            sums = total.new_zeros(len(total), int(groups.max()) + 1)
+            outer = sums.index_add(1, groups, probabilities.double())[:, groups]
+            total += self._by_level[:, level] * (outer - inner)
+            inner = outer
+        return total
 
     def _move(self, device: torch.device) -> None:
         self._ancestors = self._ancestors.to(device)
