@@ -400,6 +400,12 @@ def test_a_missing_torchmetrics_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"needs the extra torchmetrics.*pip install"):
         calibration_error(torch.eye(4), torch.arange(4))
+    # What was counted in an epoch is not lost for it.
+    accumulator = MistakeAccumulator(BINARY)
+    accumulator.update(torch.eye(4).roll(1, 0), torch.arange(4), torch.eye(4))
+    mistakes = accumulator.result()
+    assert mistakes.severity == 1.5
+    assert "needs the extra torchmetrics" in mistakes.undefined["calibration_error"]
 
 
 # --- text and JSON ----------------------------------------------------------------------------
@@ -536,11 +542,18 @@ def test_an_accumulator_refuses_what_does_not_fit() -> None:
         accumulator.update_ranks(torch.full((3, 4), 7), Y)
     with pytest.raises(ValueError, match="probabilities must have 3 rows"):
         accumulator.update(S, Y, torch.ones(2, 4) / 4)
+    with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\].*softmax"):
+        accumulator.update(S, Y, torch.full((3, 4), 7.0))
     assert accumulator.result().num_samples == 0
-    for other in (MistakeAccumulator(FLAT), MistakeAccumulator(BINARY, top=(1,))):
+    for other in (
+        MistakeAccumulator(FLAT),
+        MistakeAccumulator(BINARY, top=(1,)),
+        MistakeAccumulator(BINARY, num_bins=5),
+        MistakeAccumulator(BINARY, kind="root_depth"),
+        MistakeAccumulator(BINARY.distances()),
+        MistakeAccumulator(BINARY.distances(), hierarchy=BINARY),
+    ):
         with pytest.raises(ValueError, match="accumulators to merge must have the same"):
             accumulator.merge(other)
-    with pytest.raises(ValueError, match="accumulators to merge must have the same"):
-        accumulator.merge(MistakeAccumulator(BINARY, kind="root_depth", hierarchy=None, top=(1,)))
     with pytest.raises(TypeError, match="other must be a MistakeAccumulator, got Mistakes"):
         accumulator.merge(accumulator.result())  # pyright: ignore[reportArgumentType]

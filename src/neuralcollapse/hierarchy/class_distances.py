@@ -12,6 +12,9 @@ from neuralcollapse.hierarchy.distances import DISTANCE_KINDS, DistanceKind
 from neuralcollapse.hierarchy.tree import Hierarchy
 from neuralcollapse.scalars import check_choice
 
+# Rows of a matrix that are sorted at a time.
+_BLOCK = 1024
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -76,9 +79,16 @@ class MatrixDistances(ClassDistances):
 
     def profile(self, classes: Tensor, top: int) -> Profile:
         """From the rows of the matrix."""
-        rows = self.matrix.cpu()[classes.cpu()]
-        near = rows.topk(top, 1, largest=False).values
-        return Profile(near, rows.topk(top, 1).values, rows.mean(1))
+        parts = []
+        for some in classes.split(_BLOCK):
+            rows = self.matrix[some.to(self.matrix.device)]
+            near, far = (rows.topk(top, 1, largest=way).values for way in (False, True))
+            parts.append((near.cpu(), far.cpu(), rows.mean(1).cpu()))
+        if not parts:
+            empty = torch.zeros(0, top, dtype=torch.float64)
+            return Profile(empty, empty, empty.sum(1))
+        near, far, mean = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        return Profile(near, far, mean)
 
     def same(self, other: ClassDistances) -> bool:
         """Whether the other is an equal matrix."""
