@@ -36,7 +36,8 @@ class ConditionalSoftmax(AbstractLoss):
 
     Raises:
         TypeError: if hierarchy is no Hierarchy.
-        ValueError: from the call, if weight does not have `num_rows` rows or a label is K or above.
+        ValueError: if it has one class; from the call, if weight does not have `num_rows` rows or a
+            label is K or above.
 
     Example:
         >>> tree = Hierarchy.from_newick("((cat,dog)pet,(car,bus)vehicle);")

@@ -1,7 +1,8 @@
 """How severe are mistakes, where some classes are nearer to each other than others?
 
 Distances are a matrix (K, K), entry [true, predicted], or a `Hierarchy`, whose distances are then
-the heights of lowest common ancestors. Predictions are classes, scores rank all classes.
+the heights of lowest common ancestors; give `hierarchy.distances(kind)` for another convention.
+Predictions are classes, scores rank all classes.
 """
 
 from collections.abc import Callable
