@@ -354,6 +354,7 @@ METRIC_PARTS = {
     "frame_duality": "test_frame_fit.py: takes a target that the table does not have",
     "MistakeMetric": "test_mistakes.py: the rows of MISTAKE_METRICS",
     "binned_calibration": "test_mistakes.py: calibration_error",
+    "check_confidences": "test_mistakes.py: calibration_error",
     "discounts": "test_mistakes.py: preference_score",
     "SpreadWithin": "test_uniformity.py: hug_intra in parts",
     "least_mean_energy": "test_uniformity.py: the gap vanishes at every closed form",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import neuralcollapse.decisions
 from neuralcollapse.decisions import conditional_risk, minimum_risk, ranking
+from neuralcollapse.hierarchy import Hierarchy
 
 # ((A, B), (C, D)): siblings at distance 1, the others at 2.
 PAIRS = torch.tensor([[0, 1, 2, 2], [1, 0, 2, 2], [2, 2, 0, 1], [2, 2, 1, 0]], dtype=torch.float64)
@@ -86,6 +87,24 @@ def test_decisions_and_ranks_equal_the_slow_loops(num_classes: int) -> None:
     ranks = minimum_risk(probabilities, cost, top=num_classes)
     assert ranks.tolist() == slow.argsort(1).tolist()
     assert torch.equal(ranks[:, 0], minimum_risk(probabilities, cost))
+
+
+@pytest.mark.parametrize(
+    "newick", ["((a,b),(c,d));", "(a,b,c);", "(((a,b),c)x,((d)),e);", "a;", "((a,b)p,c)q;"]
+)
+def test_a_tree_decides_as_its_matrix_does(newick: str) -> None:
+    tree = Hierarchy.from_newick(newick)
+    if newick.endswith("q;"):  # inner nodes that are classes
+        tree = Hierarchy.from_newick(newick, classes=["b", "q", "a", "c", "p"])
+    probabilities = softmax(80, tree.num_classes)
+    cost = tree.distances()
+    torch.testing.assert_close(
+        conditional_risk(probabilities, tree), conditional_risk(probabilities, cost)
+    )
+    top = tree.num_classes
+    by_tree, by_matrix = (minimum_risk(probabilities, c, top=top) for c in (tree, cost))
+    assert torch.equal(by_tree, by_matrix)
+    assert torch.equal(minimum_risk(probabilities, tree), by_tree[:, 0])
 
 
 def test_equal_costs_of_all_mistakes_give_the_argmax() -> None:
@@ -177,6 +196,13 @@ REFUSED: dict[str, tuple[tuple[Any, Any], dict[str, Any], type[Exception], str]]
         ValueError,
         r"cost must have 3 rows \(the columns of probabilities\)",
     ),
+    "tree of other classes": (
+        (torch.ones(2, 4) / 4, Hierarchy.from_dict(["a", "b"])),
+        {},
+        ValueError,
+        r"cost must be of 4 classes \(the columns of probabilities\), got a hierarchy of 2",
+    ),
+    "list": ((torch.ones(2, 1), [[0]]), {}, TypeError, "cost must be a torch.Tensor, got list"),
     "integer cost": ((torch.ones(2, 4) / 4, PAIRS.long()), {}, TypeError, "cost must be floating"),
     "infinite cost": ((torch.ones(2, 4) / 4, PAIRS / 0), {}, ValueError, "cost must be finite"),
     "no classes": (

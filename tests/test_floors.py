@@ -30,7 +30,6 @@ FLOORS = {
     "energy": 2,
     "hierarchy": 2,
     "statistics": 2,
-    "class_distances": 3,
     "decisions": 3,
     "frames": 3,
     "geometry": 3,

@@ -145,7 +145,7 @@ def test_cross_entropy_alone_ends_against_the_hierarchy(experiment: Any) -> None
     frame = hierarchy_frame(BINARY, decay_rate=2.0, dtype=torch.float64)
     found = [
         experiment.outcome(experiment.at_length(frame, length), frame, BINARY)
-        for length in (2.0, 10.0, 50.0, 1000.0)
+        for length in (2.0, 10.0, 1000.0)
     ]
     assert found[0].targets == pytest.approx([-0.0707329, -0.4646335], abs=1e-6)
     siblings, strangers = zip(*(one.cosines for one in found), strict=True)

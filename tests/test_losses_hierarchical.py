@@ -408,6 +408,11 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (lambda: SoftLabels(-torch.ones(2, 2)), ValueError, "similarities become distances"),
     (lambda: SoftLabels(BINARY, -1.0), ValueError, "sharpness must be finite and at least 0"),
     (lambda: SoftLabels(BINARY, kind="height"), ValueError, "kind must be one of"),  # pyright: ignore[reportArgumentType]
+    (
+        lambda: MultiGranularity(Hierarchy.from_newick("a;")),
+        ValueError,
+        "at least 2 classes, got 1",
+    ),
     (lambda: HierarchicalCrossEntropy(BINARY, math.inf), ValueError, "depth_decay must be finite"),
     (lambda: HierarchyAwareFeatures(BINARY, -1), ValueError, "consistency must be finite and at"),
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -39,19 +39,17 @@ RAGGED = Hierarchy.from_pairs(
 FLAT = Hierarchy.from_dict(["a", "b", "c"])
 TREES = {"binary": BINARY, "ragged": RAGGED, "flat": FLAT}
 
-# The coarse to fine levels above the twenty superclasses of CIFAR-100: third, second, first.
-UPPER = {0: "600", 1: "600", 2: "530", 4: "530", 17: "530", 3: "011", 5: "011", 6: "011"}
-UPPER |= {7: "400", 13: "400", 15: "400", 8: "300", 11: "300", 12: "300", 14: "300", 16: "300"}
-UPPER |= {9: "111", 10: "221", 18: "711", 19: "711"}
+# FGVC-Aircraft: how many variants each family of a manufacturer has, manufacturers with spaces
+# between them; thirteen more have one aircraft each.
+AIRCRAFT = "84232111 114241 121111 1111 3121 121 112 1112 211 111 2 11 11 11 11 11 11" + " 1" * 13
 
 
-def cifar() -> Hierarchy:
-    """The 5-level tree of CIFAR-100; classes in the order of their superclasses."""
+def aircraft() -> Hierarchy:
     rows = []
-    for superclass in range(20):
-        third, second, first = UPPER[superclass]
-        groups = [f"first {first}", f"second {second}", f"third {third}", f"super {superclass}"]
-        rows += [[*groups, f"class {superclass}-{fine}"] for fine in range(5)]
+    for manufacturer, families in enumerate(AIRCRAFT.split()):
+        for family, variants in enumerate(map(int, families)):
+            name = f"family {manufacturer}-{family}"
+            rows += [[f"manufacturer {manufacturer}", name, f"{name}-{v}"] for v in range(variants)]
     return Hierarchy.from_levels(rows)
 
 
@@ -170,6 +168,7 @@ def test_a_million_classes_need_no_matrix() -> None:
 # --- identities and invariances -------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_distance_is_severity_times_error_however_the_samples_are_cut(data: st.DataObject) -> None:
     tree = data.draw(st.sampled_from(list(TREES.values())))
@@ -246,15 +245,25 @@ def ordered_scores(tree: Hierarchy, labels: Tensor) -> Tensor:
     return -tree.distances()[labels]
 
 
-def test_the_bounds_of_cifar() -> None:
-    """Perfect ranking and random mistakes on the 5-level tree, all classes equally frequent."""
-    tree = cifar()
-    labels = torch.arange(100)
+PUBLISHED = {
+    # pairs of classes by distance; perfect rankings at 5 and 20; severity of random mistakes
+    "cifar-100": (Hierarchy.cifar100, [200, 525, 1050, 900, 2275], (0.800, 2.0625), 3.914),
+    "aircraft": (aircraft, [62, 333, 4555], (1.632, 2.415), 2.908),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_bounds_of_published_trees(name: str) -> None:
+    """All classes equally frequent."""
+    make, pairs, perfect_at, random_severity = PUBLISHED[name]
+    tree, labels = make(), torch.arange(100)
+    assert list(tree.pair_counts().values()) == pairs
     perfect = counted(tree, ordered_scores(tree, labels), labels)
     assert perfect.best["hierarchical_distance@1"] == 0
-    assert perfect.best["hierarchical_distance@5"] == pytest.approx(0.8, rel=1e-12)
-    assert perfect.best["hierarchical_distance@20"] == pytest.approx(2.0625, rel=1e-12)
-    assert perfect.chance["mistake_severity"] == pytest.approx(3.914, abs=5e-4)
+    # As many digits as are published.
+    assert perfect.best["hierarchical_distance@5"] == pytest.approx(perfect_at[0], abs=5e-4)
+    assert perfect.best["hierarchical_distance@20"] == pytest.approx(perfect_at[1], abs=5e-4)
+    assert perfect.chance["mistake_severity"] == pytest.approx(random_severity, abs=5e-4)
     for k in (1, 5, 20):
         key = f"hierarchical_distance@{k}"
         assert perfect.values[key] == pytest.approx(perfect.best[key], rel=1e-12)
@@ -391,6 +400,12 @@ def test_a_missing_torchmetrics_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"needs the extra torchmetrics.*pip install"):
         calibration_error(torch.eye(4), torch.arange(4))
+    # What was counted in an epoch is not lost for it.
+    accumulator = MistakeAccumulator(BINARY)
+    accumulator.update(torch.eye(4).roll(1, 0), torch.arange(4), torch.eye(4))
+    mistakes = accumulator.result()
+    assert mistakes.severity == 1.5
+    assert "needs the extra torchmetrics" in mistakes.undefined["calibration_error"]
 
 
 # --- text and JSON ----------------------------------------------------------------------------
@@ -527,11 +542,18 @@ def test_an_accumulator_refuses_what_does_not_fit() -> None:
         accumulator.update_ranks(torch.full((3, 4), 7), Y)
     with pytest.raises(ValueError, match="probabilities must have 3 rows"):
         accumulator.update(S, Y, torch.ones(2, 4) / 4)
+    with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\].*softmax"):
+        accumulator.update(S, Y, torch.full((3, 4), 7.0))
     assert accumulator.result().num_samples == 0
-    for other in (MistakeAccumulator(FLAT), MistakeAccumulator(BINARY, top=(1,))):
+    for other in (
+        MistakeAccumulator(FLAT),
+        MistakeAccumulator(BINARY, top=(1,)),
+        MistakeAccumulator(BINARY, num_bins=5),
+        MistakeAccumulator(BINARY, kind="root_depth"),
+        MistakeAccumulator(BINARY.distances()),
+        MistakeAccumulator(BINARY.distances(), hierarchy=BINARY),
+    ):
         with pytest.raises(ValueError, match="accumulators to merge must have the same"):
             accumulator.merge(other)
-    with pytest.raises(ValueError, match="accumulators to merge must have the same"):
-        accumulator.merge(MistakeAccumulator(BINARY, kind="root_depth", hierarchy=None, top=(1,)))
     with pytest.raises(TypeError, match="other must be a MistakeAccumulator, got Mistakes"):
         accumulator.merge(accumulator.result())  # pyright: ignore[reportArgumentType]

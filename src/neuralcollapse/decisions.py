@@ -1,11 +1,13 @@
 """Decisions from probabilities or scores: rankings without chance, and the class of least risk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_matrix
+from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.hierarchy.class_distances import TreeDistances
 from neuralcollapse.precision import FullPrecision
 from neuralcollapse.scalars import check_integer
 
@@ -49,27 +51,29 @@ def ranking(scores: Tensor, top: int) -> Tensor:
     return chosen
 
 
-def conditional_risk(probabilities: Tensor, cost: Tensor) -> Tensor:
+def conditional_risk(probabilities: Tensor, cost: Hierarchy | Tensor) -> Tensor:
     """(N, K) float64, the expected cost of deciding for each class; 0 where nothing can be lost.
 
         risk_ik = sum_j(cost[j, k] * probabilities_ij)
 
     Args:
         probabilities: (N, K), rows that sum to 1.
-        cost: (K, K), entry [true, decided] is what a decision costs. A matrix of distances
-            between classes is such a cost; cost 1 for every mistake makes the risk 1 - p_k.
+        cost: (K, K), entry [true, decided] is what a decision costs; or a hierarchy, whose cost is
+            the height of the lowest common ancestor, without a matrix. Cost 1 for every mistake
+            makes the risk 1 - p_k.
 
     Raises:
+        TypeError: if an argument is of another kind.
         ValueError: if shapes do not fit, a probability is negative, a row does not sum to 1, or
             a cost is not finite.
     """
-    cost = _check_cost(probabilities, cost)
-    _check_probabilities(probabilities)
-    with FullPrecision(probabilities.device.type):
-        return probabilities.double() @ cost
+    risk, _ = _risk(probabilities, cost)
+    return risk(probabilities)
 
 
-def minimum_risk(probabilities: Tensor, cost: Tensor, *, top: int | None = None) -> Tensor:
+def minimum_risk(
+    probabilities: Tensor, cost: Hierarchy | Tensor, *, top: int | None = None
+) -> Tensor:
     """The classes whose expected cost is least: a decision rule for a classifier as it is.
 
         argmin_k(sum_j(cost[j, k] * probabilities_ij))
@@ -83,45 +87,47 @@ def minimum_risk(probabilities: Tensor, cost: Tensor, *, top: int | None = None)
     or an amount added to a row of it, changes nothing.
 
     Equal risks (closer than 2^-40 of the largest cost) are ordered by probability, then by index.
-    Works on some rows at a time: beyond the arguments it needs memory for the cost in float64.
+    Works on some rows at a time: beyond the arguments it needs memory for a matrix of costs in
+    float64, and for a hierarchy none.
 
     Args:
         probabilities: (N, K), rows that sum to 1: a softmax, best in float32.
-        cost: (K, K), entry [true, decided] is what a decision costs.
+        cost: (K, K), entry [true, decided] is what a decision costs; or a hierarchy, whose cost is
+            the height of the lowest common ancestor (give `hierarchy.distances(kind)` for others).
         top: also the classes behind the first: so many of each row, in the order of their risk.
 
     Returns:
         (N,) int64, or (N, min(top, K)) with `top`.
 
     Raises:
+        TypeError: if an argument is of another kind.
         ValueError: if shapes do not fit, a probability is negative, a row does not sum to 1, or
             a cost is not finite.
 
     Example:
-        Two pairs of siblings, (0, 1) and (2, 3): class 0 leads, but the second pair is likelier.
+        Two pairs of siblings: the cat leads, but a vehicle is likelier.
 
-        >>> cost = torch.tensor([[0, 1, 2, 2], [1, 0, 2, 2], [2, 2, 0, 1], [2, 2, 1, 0.0]])
+        >>> tree = Hierarchy.from_newick("((cat,dog),(car,bus));")
         >>> probabilities = torch.tensor([[0.40, 0.0, 0.35, 0.25]])
-        >>> minimum_risk(probabilities, cost).tolist()
+        >>> minimum_risk(probabilities, tree).tolist()
         [2]
-        >>> minimum_risk(probabilities, cost, top=4).tolist()
+        >>> minimum_risk(probabilities, tree, top=4).tolist()
         [[2, 3, 0, 1]]
     """
-    cost = _check_cost(probabilities, cost)
-    _check_probabilities(probabilities)
-    wanted = 1 if top is None else min(check_integer("top", top, 1), len(cost))
-    step = float(cost.abs().max()) / _RISK_STEPS or 1.0
-    chosen = torch.empty(len(probabilities), wanted, dtype=torch.int64, device=probabilities.device)
-    for rows in _row_blocks(*probabilities.shape):
+    risk, largest = _risk(probabilities, cost)
+    samples, classes = probabilities.shape
+    wanted = 1 if top is None else min(check_integer("top", top, 1), classes)
+    step = largest / _RISK_STEPS or 1.0
+    chosen = torch.empty(samples, wanted, dtype=torch.int64, device=probabilities.device)
+    for rows in _row_blocks(samples, classes):
         block = probabilities[rows].double()
-        with FullPrecision(block.device.type):
-            risk = ((block @ cost) / step).round()
+        steps = (risk(block) / step).round()
         if wanted == 1:
-            least = risk == risk.amin(1, keepdim=True)
+            least = steps == steps.amin(1, keepdim=True)
             chosen[rows] = block.masked_fill(~least, -1).argmax(1, keepdim=True)
         else:
             order = block.argsort(dim=1, descending=True, stable=True)
-            best = risk.gather(1, order).argsort(dim=1, stable=True)[:, :wanted]
+            best = steps.gather(1, order).argsort(dim=1, stable=True)[:, :wanted]
             chosen[rows] = order.gather(1, best)
     return chosen.squeeze(1) if top is None else chosen
 
@@ -149,13 +155,29 @@ def _check_classes(name: str, scores: Tensor) -> int:
     return scores.shape[1]
 
 
-def _check_cost(probabilities: Tensor, cost: Tensor) -> Tensor:
-    """The cost as (K, K) float64 on the device of the probabilities."""
+def _risk(
+    probabilities: Tensor, cost: Hierarchy | Tensor
+) -> tuple[Callable[[Tensor], Tensor], float]:
+    """What gives the risks of rows of probabilities, and the largest cost."""
     check_matrix("probabilities", probabilities)
     classes = _check_classes("probabilities", probabilities)
+    _check_probabilities(probabilities)
+    if isinstance(cost, Hierarchy):
+        if cost.num_classes != classes:
+            raise ValueError(
+                f"cost must be of {classes} classes (the columns of probabilities), got a "
+                f"hierarchy of {cost.num_classes}; take Hierarchy.subset"
+            )
+        return TreeDistances(cost, "lca_height").risk, float(cost.total_height)
     check_matrix("cost", cost, rows=classes, columns=classes, why="the columns of probabilities")
     check_finite("cost", cost)
-    return cost.to(probabilities.device, torch.float64)
+    wide = cost.to(probabilities.device, torch.float64)
+
+    def product(rows: Tensor) -> Tensor:
+        with FullPrecision(rows.device.type):
+            return rows.double() @ wide
+
+    return product, float(wide.abs().max())
 
 
 def _check_probabilities(probabilities: Tensor) -> None:

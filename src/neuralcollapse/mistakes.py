@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
-from neuralcollapse.class_distances import (
+from neuralcollapse.decisions import ranking
+from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.hierarchy.class_distances import (
     ClassDistances,
     Profile,
     TreeDistances,
     class_distances,
 )
-from neuralcollapse.decisions import ranking
-from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.distances import DistanceKind
-from neuralcollapse.metrics.mistakes import MISTAKE_METRICS, binned_calibration, discounts
+from neuralcollapse.metrics.mistakes import (
+    MISTAKE_METRICS,
+    binned_calibration,
+    check_confidences,
+    discounts,
+)
 from neuralcollapse.scalars import check_integer
 
 
@@ -170,10 +175,11 @@ class MistakeAccumulator:
             scores: (N, K), logits, probabilities or negative risks; ties go to the lower index.
             labels: (N,), the true classes.
             probabilities: (N, K), for the calibration error; the confidence is that of the class
-                with the highest score.
+                with the highest score. Give them for all batches or for none.
 
         Raises:
-            ValueError: if shapes do not fit, a label is out of range or a score is nan.
+            ValueError: if shapes do not fit, a label is out of range, a score is nan or a
+                confidence is no probability.
         """
         classes = self._distances.num_classes
         check_matrix("scores", scores, columns=classes, why="the classes of distances")
@@ -191,11 +197,13 @@ class MistakeAccumulator:
                 ranked first.
 
         Raises:
-            ValueError: if shapes do not fit, or a class is out of range.
+            ValueError: if shapes do not fit, a class is out of range or a confidence is no
+                probability.
         """
         ranks = self._check_ranks(ranks)
         labels = check_labels(labels, len(ranks), rows="scores").to(ranks.device)
         check_label_range(labels, self._distances.num_classes)
+        confidences = None
         if probabilities is not None:
             check_matrix(
                 "probabilities",
@@ -204,6 +212,8 @@ class MistakeAccumulator:
                 columns=len(self._labels),
                 why="one row per sample, one column per class",
             )
+            confidences = probabilities.detach().gather(1, ranks[:, :1]).squeeze(1).cpu()
+            confidences = check_confidences(confidences)
         if not len(labels):
             return
         wrong = ranks[:, 0] != labels
@@ -214,11 +224,10 @@ class MistakeAccumulator:
         if self._tree is not None:
             steps = self._tree.between(labels, ranks[:, :1]).long().flatten().cpu()
             self._right_at += steps.bincount(minlength=len(self._right_at))
-        if probabilities is None:
+        if confidences is None:
             self._unsure += len(labels)
             return
-        confidences = probabilities.detach().gather(1, ranks[:, :1]).squeeze(1)
-        self._confidences.append(confidences.float().cpu())
+        self._confidences.append(confidences)
         self._right.append(~wrong.cpu())
 
     def merge(self, other: "MistakeAccumulator") -> None:
@@ -226,7 +235,7 @@ class MistakeAccumulator:
 
         Raises:
             TypeError: if it is no accumulator of mistakes.
-            ValueError: if it has other distances, hierarchy or top.
+            ValueError: if it has other distances, another hierarchy, top or num_bins.
         """
         if not isinstance(other, MistakeAccumulator):
             raise TypeError(f"other must be a MistakeAccumulator, got {type(other).__name__}")
@@ -234,49 +243,51 @@ class MistakeAccumulator:
         same_tree = trees == (None, None) or (
             trees[0] is not None and trees[1] is not None and trees[0].same(trees[1])
         )
-        if not (same_tree and self._distances.same(other._distances) and self.top == other.top):
+        same = (self.top, self.num_bins) == (other.top, other.num_bins)
+        if not (same and same_tree and self._distances.same(other._distances)):
             raise ValueError(
-                "accumulators to merge must have the same distances, hierarchy and top; make both "
-                "with the same arguments"
+                "accumulators to merge must have the same distances, hierarchy, top and num_bins; "
+                "make both with the same arguments"
             )
         self._labels += other._labels
         self._mistakes += other._mistakes
         self._add(other._values, other._counts, other._wrong)
         self._right_at += other._right_at
-        self._confidences += other._confidences
-        self._right += other._right
+        self._confidences = self._confidences + other._confidences
+        self._right = self._right + other._right
         self._unsure += other._unsure
 
     def result(self) -> Mistakes:
         """What all batches so far say."""
-        number = int(self._labels.sum())
+        number, classes = int(self._labels.sum()), self._distances.num_classes
         seen = self._labels.nonzero().squeeze(1)
         shares = self._labels[seen].double() / max(number, 1)
-        profile = self._distances.profile(seen, self._ranks)
-        values: dict[str, float] = {"accuracy": _ratio(number - self._mistakes, number)}
-        best: dict[str, float] = {"accuracy": 1.0}
-        chance: dict[str, float] = {"accuracy": 1 / self._distances.num_classes}
-        undefined: dict[str, str] = {}
-        self._severity(values, best, chance, undefined, shares, profile)
-        self._rankings(values, best, chance, undefined, shares, profile)
-        self._levels(values, best, chance, seen, shares)
-        self._calibration(values, best, undefined)
+        profile = self._distances.profile(seen, min(max(2, self._ranks), classes))
+        rows = _Rows({}, {}, {}, {})
+        rows.add("accuracy", _ratio(number - self._mistakes, number), 1.0, 1 / classes)
+        self._add_severity(rows, shares, profile)
+        self._add_rankings(rows, shares, profile)
+        self._add_levels(rows, shares, seen)
+        self._add_calibration(rows)
         if not number:
-            undefined = dict.fromkeys(values, "there are no samples")
-            best = dict.fromkeys(best, math.nan)
-            chance = dict.fromkeys(chance, math.nan)
+            nothing = dict.fromkeys(rows.values, math.nan)
+            why = dict.fromkeys(rows.values, "there are no samples")
+            rows = _Rows(nothing, why, nothing, nothing)
         conventions = {
             "distance": self._kind,
             "ties": "to the class of lower index",
             "best and chance": "for the classes of these samples",
         }
-        severities = {
-            float(distance): int(count)
-            for distance, count in zip(self._values, self._wrong, strict=True)
-            if count
-        }
+        counts = zip(self._values.tolist(), self._wrong.tolist(), strict=True)
         return Mistakes(
-            number, self._mistakes, values, undefined, best, chance, severities, conventions
+            num_samples=number,
+            num_mistakes=self._mistakes,
+            values=rows.values,
+            undefined=rows.undefined,
+            best=rows.best,
+            chance=rows.chance,
+            severities={distance: count for distance, count in counts if count},
+            conventions=conventions,
         )
 
     # --- counting -----------------------------------------------------------------------------
@@ -312,81 +323,69 @@ class MistakeAccumulator:
 
     # --- what the counts say ------------------------------------------------------------------
 
-    def _severity(
-        self,
-        values: dict[str, float],
-        best: dict[str, float],
-        chance: dict[str, float],
-        undefined: dict[str, str],
-        shares: Tensor,
-        profile: Profile,
-    ) -> None:
-        key, classes = "mistake_severity", self._distances.num_classes
-        values[key] = _ratio(float((self._values * self._wrong).sum()), self._mistakes)
-        if not self._mistakes:
-            undefined[key] = "no decision is wrong"
-        two = self._distances.profile(self._labels.nonzero().squeeze(1), min(2, classes))
-        best[key] = float(shares @ two.near[:, -1]) if classes > 1 else math.nan
-        chance[key] = _ratio(float(shares @ profile.mean) * classes, classes - 1)
+    def _add_severity(self, rows: "_Rows", shares: Tensor, profile: Profile) -> None:
+        classes = self._distances.num_classes
+        severity = _ratio(float((self._values * self._wrong).sum()), self._mistakes)
+        # The nearest other class; the nearest of all is the class itself.
+        nearest = float(shares @ profile.near[:, 1]) if classes > 1 else math.nan
+        other = _ratio(float(shares @ profile.mean) * classes, classes - 1)
+        rows.add("mistake_severity", severity, nearest, other, "no decision is wrong")
 
-    def _rankings(
-        self,
-        values: dict[str, float],
-        best: dict[str, float],
-        chance: dict[str, float],
-        undefined: dict[str, str],
-        shares: Tensor,
-        profile: Profile,
-    ) -> None:
-        number = int(self._labels.sum())
+    def _add_rankings(self, rows: "_Rows", shares: Tensor, profile: Profile) -> None:
+        number, ranks = int(self._labels.sum()), self._ranks
         totals = (self._counts * self._values).sum(1)  # (ranks,)
+        near, far = shares @ profile.near[:, :ranks], shares @ profile.far[:, :ranks]
+        chance = float(shares @ profile.mean)
         for k in self.top:
-            key, width = f"hierarchical_distance@{k}", min(k, self._ranks)
-            values[key] = _ratio(float(totals[:width].sum()), number * width)
-            best[key] = float(shares @ profile.near[:, :width].mean(1))
-            chance[key] = float(shares @ profile.mean)
-        key, discount = f"preference_score@{self.top[-1]}", discounts(self._ranks)
-        nearest, farthest = (float(shares @ (d @ discount)) for d in (profile.near, profile.far))
-        room = farthest - nearest
-        found = _ratio(float(totals @ discount), number)
-        values[key] = _ratio(farthest - found, room)
-        best[key] = 1.0
-        chance[key] = _ratio(farthest - float(shares @ profile.mean) * float(discount.sum()), room)
-        if not room:
-            undefined[key] = "every ranking is as good as another"
+            width = min(k, ranks)
+            found = _ratio(float(totals[:width].sum()), number * width)
+            rows.add(f"hierarchical_distance@{k}", found, float(near[:width].mean()), chance)
+        discount = discounts(ranks)
+        worst, room = float(far @ discount), float((far - near) @ discount)
+        rows.add(
+            f"preference_score@{self.top[-1]}",
+            _ratio(worst - _ratio(float(totals @ discount), number), room),
+            1.0,
+            _ratio(worst - chance * float(discount.sum()), room),
+            "every ranking is as good as another",
+        )
 
-    def _levels(
-        self,
-        values: dict[str, float],
-        best: dict[str, float],
-        chance: dict[str, float],
-        seen: Tensor,
-        shares: Tensor,
-    ) -> None:
+    def _add_levels(self, rows: "_Rows", shares: Tensor, seen: Tensor) -> None:
         if self._tree is None:
             return
         number, height = int(self._labels.sum()), self._tree.hierarchy.total_height
-        # (classes, K) is not needed: the profile of a tree counts the classes within each step.
-        within = self._tree.within(seen).double() / self._tree.num_classes
+        chances = shares @ self._tree.within(seen).double() / self._tree.num_classes
         for level in range(1, height + 1):
-            key, steps = f"lca_accuracy@{level}", height - level
-            values[key] = _ratio(int(self._right_at[: steps + 1].sum()), number)
-            best[key] = 1.0
-            chance[key] = float(shares @ within[:, steps])
+            steps = height - level
+            right = int(self._right_at[: steps + 1].sum())
+            rows.add(f"lca_accuracy@{level}", _ratio(right, number), 1.0, float(chances[steps]))
 
-    def _calibration(
-        self, values: dict[str, float], best: dict[str, float], undefined: dict[str, str]
-    ) -> None:
+    def _add_calibration(self, rows: "_Rows") -> None:
         if not self._confidences:
             return
-        key = "calibration_error"
-        best[key] = 0.0
-        if self._unsure:
-            values[key] = math.nan
-            undefined[key] = f"{self._unsure} samples came without probabilities"
-            return
-        confidences, right = torch.cat(self._confidences), torch.cat(self._right)
-        values[key] = float(binned_calibration(confidences, right, self.num_bins))
+        error, why = math.nan, f"{self._unsure} samples came without probabilities"
+        if not self._unsure:
+            confidences, right = torch.cat(self._confidences), torch.cat(self._right)
+            try:
+                error = float(binned_calibration(confidences, right, self.num_bins))
+            except ValueError as missing:  # the extra; what was counted is whole
+                why = str(missing)
+        rows.add("calibration_error", error, 0.0, math.nan, why)
+
+
+@dataclass
+class _Rows:
+    """Values by key with the reasons for those that are undefined, and what they can be."""
+
+    values: dict[str, float]
+    undefined: dict[str, str]
+    best: dict[str, float]
+    chance: dict[str, float]
+
+    def add(self, key: str, value: float, best: float, chance: float, why: str = "") -> None:
+        self.values[key], self.best[key], self.chance[key] = value, best, chance
+        if math.isnan(value):
+            self.undefined[key] = why
 
 
 def _ratio(numerator: float, denominator: float) -> float:

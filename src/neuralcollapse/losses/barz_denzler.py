@@ -17,11 +17,11 @@ class BarzDenzler(AbstractLoss):
     Source: Barz, Denzler 2019.
 
     Made for fixed embeddings whose inner products are similarities in a hierarchy: give them as
-    `weight`, in a `FixedHead`, and decide by the largest cosine. The paper's full objective adds a
-    tenth of a cross entropy of a *second*, learned classifier behind a ReLU and a BatchNorm on the
-    same features: add `CrossEntropy` of that head yourself, as in the example. Cross entropy of the
-    features' own coordinates, as one published port has it, is another thing: coordinate k of an
-    embedding does not stand for class k.
+    `weight`, in a `FixedHead(barz_denzler_frame(hierarchy))`, and decide by the largest cosine. The
+    paper's full objective adds a tenth of a cross entropy of a *second*, learned classifier behind
+    a ReLU and a BatchNorm on the same features: add `CrossEntropy` of that head yourself, as in the
+    example. Cross entropy of the features' own coordinates, as one published port has it, is
+    another thing: coordinate k of an embedding does not stand for class k.
 
     Raises:
         ValueError: from the call, if there is a bias: a cosine has none.

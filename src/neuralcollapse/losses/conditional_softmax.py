@@ -25,7 +25,7 @@ class ConditionalSoftmax(AbstractLoss):
     `hierarchy.nodes`; `row_names` tells them. A class that is an inner node has both: row k says
     "this class and none below it" among its children, the other competes with its siblings. Labels
     are class indices as everywhere, and a `LinearHead(loss.num_rows, dim)` owns the classifier.
-    Decide by `class_scores`: the largest logit of a row means nothing.
+    Decide by `class_scores`: logits of different nodes do not compare.
 
     With depth_decay = 0 the loss is the negative log-probability of the class. Above 0 coarse steps
     count more, below 0 fine ones; level 1 always weighs 1.
@@ -36,7 +36,8 @@ class ConditionalSoftmax(AbstractLoss):
 
     Raises:
         TypeError: if hierarchy is no Hierarchy.
-        ValueError: from the call, if weight does not have `num_rows` rows or a label is K or above.
+        ValueError: if it has one class; from the call, if weight does not have `num_rows` rows or a
+            label is K or above.
 
     Example:
         >>> tree = Hierarchy.from_newick("((cat,dog)pet,(car,bus)vehicle);")
@@ -64,20 +65,17 @@ class ConditionalSoftmax(AbstractLoss):
         above = np.where(is_inner, hierarchy.node_of_class, parent[hierarchy.node_of_class])
         above = np.searchsorted(inner, np.concatenate([above, parent[inner[1:]]]))
         self.row_names = hierarchy.classes + tuple(hierarchy.nodes[n] for n in inner[1:].tolist())
-        self._num_groups = max(1, len(inner))
+        self._num_inner = len(inner)
         # (K, H), the rows on the path to each class; what lies below a class is num_rows.
-        deepest = hierarchy.total_height
-        path = np.full((classes, deepest), len(self.row_names))
-        path[:, :] = row_of_inner[hierarchy.levels[:, 1:]]
-        depth = hierarchy.depth[hierarchy.node_of_class] + is_inner
-        steps = np.arange(1, deepest + 1)
-        path[steps > depth[:, None]] = len(self.row_names)
-        ends = np.flatnonzero(depth > 0)
-        path[ends, depth[ends] - 1] = ends
+        path = row_of_inner[hierarchy.levels[:, 1:]]
+        last = hierarchy.depth[hierarchy.node_of_class] + is_inner
+        steps = np.arange(1, hierarchy.total_height + 1)
+        path[steps > last[:, None]] = len(self.row_names)
+        path[np.arange(classes), last - 1] = np.arange(classes)
         self._above: Tensor
         self._path: Tensor
         self._step_weights: Tensor
-        weights = torch.arange(deepest, dtype=torch.float64)
+        weights = torch.arange(hierarchy.total_height, dtype=torch.float64)
         for name, table in (
             ("_above", torch.tensor(above)),
             ("_path", torch.tensor(path)),
@@ -114,5 +112,5 @@ class ConditionalSoftmax(AbstractLoss):
                 f"{len(weight)}; take LinearHead(loss.num_rows, dim)"
             )
         scores = logits(features, weight, bias)
-        partition = grouped_logsumexp(scores, self._above, self._num_groups)
+        partition = grouped_logsumexp(scores, self._above, self._num_inner)
         return torch.nn.functional.pad(scores - partition[:, self._above], (0, 1))

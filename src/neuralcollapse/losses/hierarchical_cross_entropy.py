@@ -22,9 +22,9 @@ class HierarchicalCrossEntropy(AbstractLoss):
 
     Level 1 is right below the root and always weighs 1. `depth_decay` above 0 makes coarse steps
     count more (the paper's alpha), below 0 fine ones; at 0 the steps add up to plain cross entropy.
-    The published code divides by the sum of the weights of all nodes, which makes gradients smaller
-    by a factor of hundreds; nothing is divided here. A class that is an inner node takes one step
-    more, to itself among its children.
+    The published code divides by the sum of the weights of all nodes, which on large trees makes
+    gradients smaller by a factor of hundreds; nothing is divided here. A class that is an inner
+    node takes one step more, to itself among its children.
 
     All in logarithms: a class whose probability underflows has a finite loss and a gradient.
 
@@ -34,7 +34,7 @@ class HierarchicalCrossEntropy(AbstractLoss):
 
     Raises:
         TypeError: if hierarchy is no Hierarchy.
-        ValueError: from the call, if weight does not have K rows.
+        ValueError: if it has one class; from the call, if weight does not have K rows.
 
     Example:
         >>> tree = Hierarchy.from_newick("((cat,dog),(car,bus));")

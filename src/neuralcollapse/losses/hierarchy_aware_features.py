@@ -27,7 +27,7 @@ class HierarchyAwareFeatures(AbstractLoss):
     pairs of neighbours in the batch that belong to different groups. Every row of the classifier is
     scaled to unit length. Source: Garg et al. 2022.
 
-    The published separation asks for max(0, 3 - divergence); a divergence is at most log(2), so the
+    The published code separates by max(0, 3 - divergence); a divergence is at most log(2), so the
     margin is never met: it is log(2) here, which has the same gradient and can be reached. All
     divergences are taken in logarithms. Separation compares samples of a batch, so unlike the other
     terms it is no mean over samples: shuffle, and expect other values for other batch sizes.
@@ -45,7 +45,8 @@ class HierarchyAwareFeatures(AbstractLoss):
 
     Raises:
         TypeError: if hierarchy is no Hierarchy.
-        ValueError: if a weight is negative; from the call, if weight does not have `num_rows` rows.
+        ValueError: if it has one class or a weight is negative; from the call, if weight does not
+            have `num_rows` rows.
 
     Example:
         >>> tree = Hierarchy.from_newick("((cat,dog),(car,bus));")

@@ -64,12 +64,14 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def check_hierarchy(hierarchy: Any) -> Hierarchy:
-    """Return `hierarchy` if it is a Hierarchy."""
+    """Return `hierarchy` if it is a Hierarchy of two classes or more."""
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(
             f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}; make one with "
             "Hierarchy.from_pairs or Hierarchy.from_levels"
         )
+    if hierarchy.num_classes < 2:
+        raise ValueError("hierarchy must have at least 2 classes, got 1; there is nothing to learn")
     return hierarchy
 
 

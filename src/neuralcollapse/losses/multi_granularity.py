@@ -34,7 +34,8 @@ class MultiGranularity(AbstractLoss):
 
     Raises:
         TypeError: if hierarchy is no Hierarchy.
-        ValueError: from the call, if weight does not have `num_rows` rows, or fewer than H columns.
+        ValueError: if it has one class; from the call, if weight does not have `num_rows` rows, or
+            fewer than H columns.
 
     Example:
         >>> tree = Hierarchy.from_newick("((cat,dog),(car,bus));")

@@ -1,7 +1,8 @@
 """How severe are mistakes, where some classes are nearer to each other than others?
 
 Distances are a matrix (K, K), entry [true, predicted], or a `Hierarchy`, whose distances are then
-the heights of lowest common ancestors. Predictions are classes, scores rank all classes.
+the heights of lowest common ancestors; give `hierarchy.distances(kind)` for another convention.
+Predictions are classes, scores rank all classes.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
-from neuralcollapse.class_distances import ClassDistances, class_distances
 from neuralcollapse.decisions import ranking
 from neuralcollapse.hierarchy import Hierarchy
+from neuralcollapse.hierarchy.class_distances import ClassDistances, class_distances
 from neuralcollapse.scalars import check_integer
 
 
@@ -189,19 +190,26 @@ def binned_calibration(confidences: Tensor, right: Tensor, num_bins: int = 15) -
     check_integer("num_bins", num_bins, 1)
     if not len(confidences):
         return torch.full((), torch.nan)
+    confidences = check_confidences(confidences)
+    # In order, so that the sums do not depend on how the samples arrived.
+    order = right.long().argsort(stable=True)
+    order = order[confidences[order].argsort(stable=True)]
+    return binary_calibration_error(confidences[order], right[order].long(), n_bins=num_bins)
+
+
+def check_confidences(confidences: Tensor) -> Tensor:
+    """(N,), in [0, 1] and float32 or better."""
+    if not len(confidences):
+        return confidences
     check_finite("probabilities", confidences[:, None])
-    # A softmax may round to just above 1; anything else outside would be taken for a logit.
+    # A softmax may round to just above 1; anything else outside is a logit.
     if float(confidences.min()) < 0 or float(confidences.max()) > 1.01:
         raise ValueError(
             "probabilities must lie in [0, 1], got confidences from "
             f"{float(confidences.min()):.4g} to {float(confidences.max()):.4g}; use "
             "logits.softmax(1)"
         )
-    wide = confidences.to(torch.promote_types(confidences.dtype, torch.float32)).clamp(max=1)
-    # In order, so that the sums do not depend on how the samples arrived.
-    order = right.long().argsort(stable=True)
-    order = order[wide[order].argsort(stable=True)]
-    return binary_calibration_error(wide[order], right[order].long(), n_bins=num_bins)
+    return confidences.to(torch.promote_types(confidences.dtype, torch.float32)).clamp(max=1)
 
 
 def discounts(top: int) -> Tensor:

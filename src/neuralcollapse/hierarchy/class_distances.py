@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_matrix
-from neuralcollapse.hierarchy import DISTANCE_KINDS, Hierarchy
-from neuralcollapse.hierarchy.distances import DistanceKind
+from neuralcollapse.hierarchy.distances import DISTANCE_KINDS, DistanceKind
+from neuralcollapse.hierarchy.tree import Hierarchy
 from neuralcollapse.scalars import check_choice
+
+# Rows of a matrix that are sorted at a time.
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,16 @@ class MatrixDistances(ClassDistances):
 
     def profile(self, classes: Tensor, top: int) -> Profile:
         """From the rows of the matrix."""
-        rows = self.matrix.cpu()[classes.cpu()]
-        near = rows.topk(top, 1, largest=False).values
-        return Profile(near, rows.topk(top, 1).values, rows.mean(1))
+        parts = []
+        for some in classes.split(_BLOCK):
+            rows = self.matrix[some.to(self.matrix.device)]
+            near, far = (rows.topk(top, 1, largest=way).values for way in (False, True))
+            parts.append((near.cpu(), far.cpu(), rows.mean(1).cpu()))
+        if not parts:
+            empty = torch.zeros(0, top, dtype=torch.float64)
+            return Profile(empty, empty, empty.sum(1))
+        near, far, mean = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        return Profile(near, far, mean)
 
     def same(self, other: ClassDistances) -> bool:
         """Whether the other is an equal matrix."""
@@ -146,6 +156,22 @@ class TreeDistances(ClassDistances):
             and self.kind == other.kind
             and self.hierarchy == other.hierarchy
         )
+
+    def risk(self, probabilities: Tensor) -> Tensor:
+        """(N, K) float64, the expected distance of each class from a truth that is distributed so.
+
+        By the probability of each group of classes: N K H operations in place of N K^2.
+        """
+        self._move(probabilities.device)
+        total = torch.zeros_like(probabilities, dtype=torch.float64)
+        inner = probabilities.double()  # in the group of the level below, class by class
+        for level in range(self._ancestors.shape[1] - 2, -1, -1):
+            _, groups = self._ancestors[:, level].unique(return_inverse=True)
+            sums = total.new_zeros(len(total), int(groups.max()) + 1)
+            outer = sums.index_add(1, groups, probabilities.double())[:, groups]
+            total += self._by_level[:, level] * (outer - inner)
+            inner = outer
+        return total
 
     def _move(self, device: torch.device) -> None:
         self._ancestors = self._ancestors.to(device)
