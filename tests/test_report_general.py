@@ -55,6 +55,7 @@ def test_the_verdict_speaks_of_uniformity(run):
     gap = run.rows()[-1]["train"]["metrics"]["gnc2_energy_gap"]
     assert f"log energy per pair {wording.shown(gap, 3)} above the least known" in said
     assert "No simplex of 6 classes fits into 3 dimensions" in said
+    assert "the GNC2 numbers are primary" in said
     assert "from a simplex ETF (0 is exact" not in said
 
 
@@ -86,7 +87,11 @@ def test_what_is_not_known_at_collapse_is_a_dash(run):
 
 
 def lines_of(history) -> list[tables.Line]:
-    return [line for line in tables.numbers([history], [tables.final_group(0, history)]).lines if line.key]
+    return [
+        line
+        for line in tables.numbers([history], [tables.final_group(0, history)]).lines
+        if line.key
+    ]
 
 
 def test_without_one_arrangement_there_is_no_heat_map_of_it(run, tmp_path):
@@ -95,7 +100,7 @@ def test_without_one_arrangement_there_is_no_heat_map_of_it(run, tmp_path):
     assert grams == ["means", "weight"]
     (shown,) = page.data("players")["runs"]
     assert shown["grams"]["target"] is None
-    assert "no one arrangement that is most uniform" in page.text
+    assert "no one arrangement to reach" in page.text
     assert "K > d+1" in page.text
 
 
@@ -114,15 +119,15 @@ def test_a_frame_shows_its_own_cosines(framed, tmp_path):
 def test_the_values_at_a_frame_are_those_of_its_vectors(framed):
     (history,) = read_histories([framed])
     values = history.target.values
-    assert values["gnc2_energy_gap"] == pytest.approx(0, abs=1e-6)
-    assert values["gnc2_margin"] == pytest.approx(1, abs=1e-6)
+    assert values["gnc2_energy_gap"] == 0
+    assert values["gnc2_margin"] == 1
     assert values["nc2_equiangle"] == pytest.approx(0.4, abs=1e-6)
-    assert values["nc3_alignment"] == pytest.approx(1, abs=1e-6)
+    assert values["nc3_alignment"] == 1
     assert values["hug_intra"] == values["nc1"] == 0
     # Known here, unlike at collapse in general: an arrangement, and not any of the most uniform.
     assert wording.arrow(history, "nc2_equiangle") == "→"
     assert wording.arrow(history, "nc1") == "↓"
-    assert "where its target, the frame code:energy=log, lies" in said_of(framed)
+    assert "rows of the classifier" not in said_of(framed)  # from a simplex, which does not fit
 
 
 def test_a_frame_that_is_a_simplex_is_asked_for_what_a_simplex_is(tmp_path):

@@ -59,7 +59,8 @@ def target_of(run: Run, counts: Sequence[int], dim: int | None) -> Target:
     units = vectors / vectors.norm(dim=1, keepdim=True)
     collapsed, reached = _at_collapse(num_seen, dim), _at(vectors, counts)
     elsewhere = frozenset(key for key, value in reached.items() if _differ(value, collapsed[key]))
-    return Target(name, regime, units @ units.T, collapsed | reached, elsewhere)
+    values = collapsed | {key: reached[key] for key in elsewhere}
+    return Target(name, regime, units @ units.T, values, elsewhere)
 
 
 def _fixed(run: Run) -> Tensor | None:

@@ -250,7 +250,7 @@ def _uniformity(history: History) -> Sentence:
 def _classifier(history: History) -> Sentence | None:
     key = "nc2w_etf_distance"
     target = history.target.values.get(key)
-    if target is None:
+    if target is None or history.target.regime == "general":
         return None
     value = _value(history, key)
     if value is None:
@@ -319,8 +319,8 @@ def _room(history: History) -> Sentence | None:
         return None
     floor = math.sqrt(2 - 2 * math.sqrt(dim / (classes - 1)))
     return Sentence(
-        f"No simplex of {classes} classes fits into {dim} dimensions: its distance from a simplex "
-        f"ETF cannot fall below {shown(floor, 3)}.",
+        f"No simplex of {classes} classes fits into {dim} dimensions: the distance from a simplex "
+        f"ETF cannot fall below {shown(floor, 3)}, and the GNC2 numbers are primary.",
         "nc2_etf_distance",
     )
 
