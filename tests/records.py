@@ -9,10 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralcollapse import measure_features, orthogonal_frame, simplex_etf
+from neuralcollapse import (
+    Frame,
+    measure_features,
+    optimal_configuration,
+    orthogonal_frame,
+    simplex_etf,
+)
 from neuralcollapse.record import Run
 
-FRAMES = {"simplex": simplex_etf, "orthogonal": orthogonal_frame}
+
+def _uniform(num_classes: int, dim: int) -> Frame:
+    return optimal_configuration(num_classes, dim, 0)
+
+
+FRAMES: Mapping[str, Callable[[int, int], Frame]] = {
+    "simplex": simplex_etf,
+    "orthogonal": orthogonal_frame,
+    "uniform": _uniform,
+    "frame": _uniform,
+}
 
 
 def write_record(
@@ -41,7 +57,8 @@ def write_record(
         epochs: the epochs that are measured.
         counts: training samples per class; 12 each by default. A class with 0 is absent.
         classes: their names; numbers by default.
-        target: "simplex" or "orthogonal".
+        target: "simplex", "orthogonal", "uniform" (whatever the class means find, here the most
+            uniform directions), or "frame" (the same, as the vectors of a fixed head).
         validation: whether validation samples were kept.
         test: whether test samples were measured.
         status: "finished", "interrupted", or None for a run that has not ended.

@@ -184,9 +184,10 @@ def test_a_loader_that_runs_once_and_features_that_do_not_fit(
     measurement = measure(network(), (batch for batch in batches()))
     assert math.isnan(measurement["nc4_disagreement"])
     assert "only once" in measurement.undefined["nc4_disagreement"]
+    assert "only once" in measurement.undefined["hug_intra"]
     assert measurement.accuracy is None
     for key in KEYS:
-        if key != "nc4_disagreement":
+        if key not in ("nc4_disagreement", "hug_intra"):
             assert measurement[key] == pytest.approx(expected[key], rel=1e-9)
 
 
@@ -333,7 +334,7 @@ def test_classes_never_seen_are_named() -> None:
 def test_without_a_classifier_its_metrics_have_a_reason() -> None:
     w = world("noisy", simplex_vertices(4, 6), 10, 0.3, seed=2)
     measurement = measure_features(w.features, w.labels)
-    missing = {key for key in KEYS if key.startswith(("nc2w", "nc3", "nc4"))}
+    missing = {key for key in KEYS if key.startswith(("nc2w", "nc3", "gnc3", "nc4"))}
     assert set(measurement.undefined) == missing
     assert {"no classifier weight was given"} == set(measurement.undefined.values())
     assert measurement.accuracy is None
@@ -860,6 +861,41 @@ def test_every_convention_is_carried() -> None:
     assert "number of classes" in conventions["nc1"]
     assert conventions["standard_deviation"] == "population"
     assert conventions["nc4"]
+
+
+def test_the_regime_says_which_rows_are_primary() -> None:
+    for num_classes, dim, regime in ((5, 4, "simplex"), (6, 4, "general"), (2, 1, "simplex")):
+        means = np.random.default_rng(num_classes).standard_normal((num_classes, dim))
+        w = world("either", means, 3, 0.1)
+        measurement = measure_features(w.features, w.labels, w.weight)
+        assert (measurement.dim, measurement.regime) == (dim, regime)
+        assert measurement.to_dict()["regime"] == regime
+        said = "nc2 rows are primary" if regime == "simplex" else "gnc2 rows are primary"
+        assert f", {'a' if regime == 'simplex' else 'no'} simplex fits: the {said}" in str(
+            measurement
+        )
+
+
+def test_classes_never_seen_do_not_make_the_regime() -> None:
+    """Four of seven classes in three dimensions: a simplex of those seen fits."""
+    w = world("gaps", simplex_vertices(4, 3), 5, 0.01)
+    labels = torch.tensor([0, 2, 4, 6])[w.labels]
+    measurement = measure_features(w.features, labels, num_classes=7)
+    assert measurement.regime == "simplex"
+    assert measurement["gnc2_energy_gap"] == pytest.approx(0, abs=1e-3)
+    log_mean = next(metric for metric in METRICS if metric.key == "gnc2_log_mean")
+    assert f"{log_mean.collapse_value(4, 3):.4g}" in str(measurement)
+
+
+def test_a_record_without_a_width_still_prints() -> None:
+    values = gaps().to_dict()
+    del values["dim"], values["regime"]
+    older = Measurement.from_dict(values)
+    assert older.dim is None
+    assert older.regime is None
+    assert "regime" not in str(older)
+    (line,) = [line for line in str(older).splitlines() if line.startswith("gnc2_log_mean")]
+    assert line.split()[2] == "-"  # nobody knows where it tends
 
 
 def test_the_table_shows_every_value_convention_and_reason() -> None:

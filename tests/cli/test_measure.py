@@ -87,7 +87,9 @@ def test_what_is_undefined_is_null_with_its_reason(tmp_path: Path) -> None:
     assert all(value is None for value in one_class["metrics"].values())
     no_weight = as_json(write(tmp_path / "two.npz", features=FEATURES, labels=LABELS))
     without = {key for key, value in no_weight["metrics"].items() if value is None}
-    assert without == {k for k in no_weight["metrics"] if k.startswith(("nc2w", "nc3", "nc4"))}
+    assert without == {
+        k for k in no_weight["metrics"] if k.startswith(("nc2w", "nc3", "gnc3", "nc4"))
+    }
     for result in (one_class, no_weight):
         missing = {key for key, value in result["metrics"].items() if value is None}
         assert set(result["undefined"]) == missing

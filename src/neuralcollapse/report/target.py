@@ -23,12 +23,14 @@ class Target:
         regime: "simplex" where a simplex ETF of the classes seen fits, else "general".
         cosines: (K, K) between its vectors, or None where only their uniformity is known.
         values: of every metric for a network that has reached it; None where not known.
+        elsewhere: metrics whose value there is not the one at collapse.
     """
 
     name: str
     regime: str
     cosines: Tensor | None
     values: Mapping[str, float | None]
+    elsewhere: frozenset[str] = frozenset()
 
 
 def target_of(run: Run, counts: Sequence[int], dim: int | None) -> Target:
@@ -55,14 +57,21 @@ def target_of(run: Run, counts: Sequence[int], dim: int | None) -> Target:
         cosines = torch.full((num_classes, num_classes), -1 / max(1, num_seen - 1)).double()
         return Target("simplex ETF", regime, cosines, _at_collapse(num_seen, dim))
     units = vectors / vectors.norm(dim=1, keepdim=True)
-    reached = _at_collapse(num_seen, dim) | _at(vectors, counts)
-    return Target(name, regime, units @ units.T, reached)
+    collapsed, reached = _at_collapse(num_seen, dim), _at(vectors, counts)
+    elsewhere = frozenset(key for key, value in reached.items() if _differ(value, collapsed[key]))
+    values = collapsed | {key: reached[key] for key in elsewhere}
+    return Target(name, regime, units @ units.T, values, elsewhere)
 
 
 def _fixed(run: Run) -> Tensor | None:
     """The classifier of the last snapshot: a frame that was never learned."""
     epochs = run.snapshot_epochs()
     return run.snapshot(epochs[-1])["weight"].double() if epochs else None
+
+
+def _differ(one: float | None, other: float | None) -> bool:
+    """By more than the rounding of single precision."""
+    return one is not None and (other is None or abs(one - other) > 1e-5)
 
 
 def _at_collapse(num_classes: int, dim: int | None) -> dict[str, float | None]:

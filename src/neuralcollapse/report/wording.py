@@ -29,6 +29,7 @@ _TITLES = {
     "gnc2_energy_gap": "GNC2: energy above the least, class means",
     "gnc2_log_mean": "GNC2: mean log energy, class means",
     "gnc2_log_variance": "GNC2: variance of log energies, class means",
+    "gnc2_margin": "GNC2: margin over the best, class means",
     "nc3_duality": "NC3: classifier off the class means",
     "nc3_alignment": "NC3: alignment with the class means",
     "gnc3_alignment_spread": "GNC3: unequal alignment with the class means",
@@ -141,11 +142,9 @@ def metric_value(key: str, value: float | None) -> str:
 
 def arrow(history: History, key: str) -> str:
     """Which way leads to collapse: down, up, or towards a value in between."""
-    row = metric_row(key)
-    target = history.target.values.get(key)
-    if target is not None and target != row.at_collapse:
+    if key in history.target.elsewhere:
         return "→"
-    return "↓" if row.better == "lower" else "↑"
+    return "↓" if metric_row(key).better == "lower" else "↑"
 
 
 def verdict(history: History) -> list[Sentence]:
@@ -259,9 +258,10 @@ def _uniformity(history: History) -> Sentence:
     value = _value(history, key)
     if value is None:
         return _undefined(history, key, "How far the class means are from the most uniform")
+    side = "above" if value >= 0 else "below"
     return Sentence(
-        f"The directions of the class means have a log energy of {shown(value, 3)} per pair above "
-        "the least known (0 is as uniform as can be).",
+        f"The directions of the class means have a log energy per pair {shown(abs(value), 3)} "
+        f"{side} the least known (0 is as uniform as is known).",
         key,
     )
 
@@ -269,7 +269,7 @@ def _uniformity(history: History) -> Sentence:
 def _classifier(history: History) -> Sentence | None:
     key = "nc2w_etf_distance"
     target = history.target.values.get(key)
-    if target is None:
+    if target is None or history.target.regime == "general":
         return None
     value = _value(history, key)
     if value is None:
@@ -277,7 +277,7 @@ def _classifier(history: History) -> Sentence | None:
     aside = f", where its target, the {history.target.name}, lies {shown(target, 3)}"
     return Sentence(
         f"The rows of the classifier lie {shown(value, 3)} from a simplex ETF"
-        f"{aside if target else ''}.",
+        f"{aside if key in history.target.elsewhere else ''}.",
         key,
     )
 
@@ -288,7 +288,8 @@ def _alignment(history: History) -> Sentence:
     if value is None:
         return _undefined(history, key, "The alignment of classifier and class means")
     target = history.target.values.get(key)
-    aside = "" if target in (1, None) else f" ({shown(target)} for a classifier at its target)"
+    apart = key in history.target.elsewhere
+    aside = f" ({shown(target)} for a classifier at its target)" if apart else ""
     return Sentence(
         f"The mean cosine between classifier rows and class means is {shown(value)}{aside}.", key
     )
@@ -337,8 +338,8 @@ def _room(history: History) -> Sentence | None:
         return None
     floor = math.sqrt(2 - 2 * math.sqrt(dim / (classes - 1)))
     return Sentence(
-        f"No simplex of {classes} classes fits into {dim} dimensions: its distance from a simplex "
-        f"ETF cannot fall below {shown(floor, 3)}.",
+        f"No simplex of {classes} classes fits into {dim} dimensions: the distance from a simplex "
+        f"ETF cannot fall below {shown(floor, 3)}, and the GNC2 numbers are primary.",
         "nc2_etf_distance",
     )
 
