@@ -1,0 +1,171 @@
+"""Free features and free proxies under every loss of directions: is the closed-form optimum reached?
+
+    python examples/unconstrained.py [--sizes 4,3 10,16] [--losses mhe mhs] [--json results.json]
+
+The unconstrained feature model: no network, the features themselves are what is learned, a few of
+each class. All rows go back to unit length after each step, since the losses see directions alone,
+and the step size falls geometrically, since the distances within a class have a kink where they
+vanish. Each row of the table is one run:
+
+- gap: what the term between classes ends at, minus its value at the best configuration known: the
+  mean energy per pair for "mhe", minus the separation for "mhs", minus the log-determinant per class
+  for "mgd". Normalised cross entropy has no term between classes: where K <= d + 1 the gap is that of
+  "mhe", beyond, where it maximises a margin as the temperature falls, that of the largest cosine.
+- alignment: the smallest cos(class mean, proxy).
+
+Proxies: learned freely; a fixed frame; that frame rotated, where the rotation is learned; class means
+of the batch (none at all); their moving averages.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from neuralcollapse.energy import max_cosine
+from neuralcollapse.frames import Frame
+from neuralcollapse.frames.optimum import optimal_configuration
+from neuralcollapse.heads import (
+    AbstractHead,
+    ClassMeanHead,
+    CosineHead,
+    FixedHead,
+    RotatedHead,
+)
+from neuralcollapse.losses import HUG, AbstractLoss, NormalizedCrossEntropy
+from neuralcollapse.sphere import directions
+
+SIZES = ((4, 3), (10, 16), (5, 3), (6, 3), (12, 3), (20, 10))
+LOSSES = ("mhe", "mhs", "mgd", "nce")
+PROXIES = ("learned", "fixed", "rotated", "batch means", "moving averages")
+GAP, ALIGNMENT = 1e-6, 0.9999
+MOMENTUM = 0.9  # of the moving averages
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run ended.
+
+    Attributes:
+        loss: "mhe", "mhs" or "mgd" of `HUG`, "nce" for normalised cross entropy.
+        proxies: the kind of proxies.
+        num_classes: K.
+        dim: d.
+        gap: of the term between classes to the best configuration known.
+        max_cosine: the largest cosine between two proxies.
+        alignment: the smallest cosine between a class mean and its proxy.
+    """
+
+    loss: str
+    proxies: str
+    num_classes: int
+    dim: int
+    gap: float
+    max_cosine: float
+    alignment: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is the optimum to the digits asked for."""
+        return abs(self.gap) < GAP and self.alignment > ALIGNMENT
+
+
+def best_configuration(num_classes: int, dim: int, loss: str) -> Frame:
+    """The frame with the least known term between classes."""
+    if (num_classes, dim) == (12, 3):
+        return icosahedron()
+    energy = {"mhs": "separation", "nce": "separation"}.get(loss, "riesz:2")
+    return optimal_configuration(num_classes, dim, energy, dtype=torch.float64)
+
+
+def icosahedron() -> Frame:
+    """Its twelve vertices: optimal for every energy here (Cohn, Kumar 2007)."""
+    golden = (1 + 5**0.5) / 2
+    corners = torch.tensor(
+        [[0.0, one, other] for one in (-1, 1) for other in (-golden, golden)], dtype=torch.float64
+    )
+    vectors = torch.cat([corners.roll(turn, 1) for turn in range(3)])
+    return Frame("icosahedron", directions(vectors), status="proved")
+
+
+def between(weight: Tensor, loss: str) -> float:
+    """The term between classes alone: what the gap is of."""
+    features, labels = weight[:1], torch.zeros(1, dtype=torch.long)
+    if loss == "nce":
+        if len(weight) > weight.shape[1] + 1:
+            return float(max_cosine(weight))
+        loss = "mhe"
+    return float(HUG(loss).terms(features, labels, weight)["inter"])
+
+
+def make_loss(loss: str, proxies: str, temperature: float) -> AbstractLoss:
+    """The loss; rotations and a joint optimum need the gradient to the proxies."""
+    if loss == "nce":
+        return NormalizedCrossEntropy(temperature)
+    # What is felt through a moving average is felt by the batch's share of it only.
+    inter_weight = 1 / (1 - MOMENTUM) if proxies == "moving averages" else 1.0
+    return HUG(loss, inter_weight, detach_proxies=proxies != "rotated")
+
+
+def make_head(proxies: str, frame: Frame, loss: str, generator: torch.Generator) -> AbstractHead:
+    """The proxies."""
+    num_classes, dim = frame.num_classes, frame.dim
+    if proxies == "fixed":
+        return FixedHead(frame)
+    if proxies == "rotated":
+        return RotatedHead(frame)
+    if proxies == "learned":
+        head = CosineHead(num_classes, dim).double()
+        nn.init.normal_(head.prototypes, generator=generator)
+        return head
+    moving = proxies == "moving averages"
+    # Class-mean features: cross entropy pushes the features themselves, not their averages.
+    through_batch = not (moving and loss == "nce")
+    momentum = MOMENTUM if moving else 0.0
+    return ClassMeanHead(num_classes, dim, momentum=momentum, through_batch=through_batch).double()
+
+
+def run(
+    num_classes: int,
+    dim: int,
+    loss: str = "mhe",
+    proxies: str = "learned",
+    *,
+    steps: int = 6000,
+    per_class: int = 3,
+    seed: int = 0,
+) -> Outcome:
+    """Descend from random features and proxies and see where it ends."""
+    generator = torch.Generator().manual_seed(seed)
+    frame = best_configuration(num_classes, dim, loss)
+    head = make_head(proxies, frame, loss, generator).train()
+    labels = torch.arange(num_classes).repeat_interleave(per_class)
+    features = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
+    features = nn.Parameter(directions(features))
+    parameters = [features, *head.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=1.0, momentum=0.9)
+    for learning_rate, temperature in schedule(num_classes, dim, loss, steps):
+        optimizer.param_groups[0]["lr"] = learning_rate
+        optimizer.zero_grad()
+        operands, weight, _ = head.operands(features, labels)
+        make_loss(loss, proxies, temperature)(operands, labels, weight).backward()
+        optimizer.step()
+        with torch.no_grad():
+            features.copy_(directions(features))
+            if isinstance(head, CosineHead):
+                head.prototypes.copy_(head.weight)
+    with torch.no_grad():
+        weight = head.operands(features, labels)[1]
+        means = torch.zeros_like(weight).index_add_(0, labels, features) / per_class
+        alignment = (directions(means) * directions(weight)).sum(1).min()
+    gap = between(weight, loss) - between(frame.vectors, loss)
+    found = float(max_cosine(weight))
+    return Outcome(loss, proxies, num_classes, dim, gap, found, float(alignment))
