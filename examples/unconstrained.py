@@ -112,7 +112,7 @@ def make_loss(loss: str, proxies: str, temperature: float) -> AbstractLoss:
         return NormalizedCrossEntropy(temperature)
     # What is felt through a moving average is felt by the batch's share of it only.
     inter_weight = 1 / (1 - MOMENTUM) if proxies == "moving averages" else 1.0
-    return HUG(loss, inter_weight, detach_proxies=proxies != "rotated")
+    return HUG(loss, inter_weight, INTRA_WEIGHT[loss], detach_proxies=proxies != "rotated")
 
 
 def make_head(proxies: str, frame: Frame, loss: str, generator: torch.Generator) -> AbstractHead:
@@ -169,3 +169,24 @@ def run(
     gap = between(weight, loss) - between(frame.vectors, loss)
     found = float(max_cosine(weight))
     return Outcome(loss, proxies, num_classes, dim, gap, found, float(alignment))
+
+
+# One sample of a class moves at a time for "mhs", and far from its proxy it hardly moves for "mgd".
+INTRA_WEIGHT = {"mhe": 1.0, "mhs": 10.0, "mgd": 30.0}
+# The first and the last step size, times the number of classes: each moves by its share of a mean.
+STEPS = {"mhe": (0.3, 1e-5), "mhs": (1e-2, 1e-9), "mgd": (0.5, 1e-7), "nce": (0.1, 1e-5)}
+# What the temperature falls to where no simplex fits.
+COLDEST = 0.02
+
+
+def schedule(num_classes: int, dim: int, loss: str, steps: int) -> Iterator[tuple[float, float]]:
+    """Learning rate and temperature of each step."""
+    first, last = STEPS[loss]
+    coldest = COLDEST if num_classes > dim + 1 else 0.5
+    if loss == "mhs":
+        # One pair moves at a time, and there are many.
+        steps = max(steps, 60 * num_classes * (num_classes - 1) // 2)
+    for step in range(steps):
+        share = step / max(steps - 1, 1)
+        temperature = 0.5 * (coldest / 0.5) ** min(1.0, 2 * share)
+        yield num_classes * first * (last / first) ** share, temperature

@@ -295,7 +295,7 @@ class ClassMeanHead(AbstractHead):
             return scaled, self.weight, None
         units = directions(features if self.through_batch else features.detach())
         classes, means = _class_means(units, labels, len(self.means))
-        keep = torch.where(self.seen[classes], self.momentum, 0.0).to(means.dtype)[:, None]
+        keep = self.momentum * self.seen[classes, None].to(means.dtype)
         average = keep * self.means[classes] + (1 - keep) * means
         with torch.no_grad():
             self.means.index_copy_(0, classes, average.to(self.means.dtype))

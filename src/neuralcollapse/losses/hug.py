@@ -69,8 +69,8 @@ class HUG(AbstractLoss):
         jitter: of "mgd", above 0; what keeps logarithms finite at collapse.
         synchronise: balance over the batches of all processes of torch.distributed, which must
             then all call the loss, instead of each over its own.
-        min_distance: below it, proxies feel the force of this distance; where they coincide they
-            are pushed apart along a fixed direction.
+        min_distance: of "mhe"; below it, proxies feel the force of this distance. Where proxies
+            coincide, they are pushed apart along a fixed direction under every measure.
 
     Raises:
         ValueError: from the call, if there is a bias, or a proxy is zero or not finite.
