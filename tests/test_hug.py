@@ -13,9 +13,10 @@ from torch import Tensor
 from cases import cross_polytope, rotation, simplex_vertices
 from neuralcollapse import HUG, CosineHead
 from neuralcollapse.frames.closed_forms import simplices
-from neuralcollapse.losses.hug import _Distances
+from neuralcollapse.losses.hug import UniformityMeasure, _Distances
+from neuralcollapse.losses.loss import total
 
-MEASURES = ["mhe", "mhs", "mgd"]
+MEASURES: list[UniformityMeasure] = ["mhe", "mhs", "mgd"]
 measures = pytest.mark.parametrize("measure", MEASURES)
 
 CLASSES, WIDTH = 5, 4
@@ -286,7 +287,7 @@ def test_released_is_what_was_released(name: str, dtype: torch.dtype) -> None:
     for term, factor in (("inter", 0.3), ("intra", 0.7)):
         expected = factor * float(theirs[term].detach())
         assert float(ours[term].detach()) == pytest.approx(expected, rel=tolerance)
-    sum(ours.values(), torch.tensor(0.0)).backward()
+    total(ours).backward()
     (0.3 * theirs["inter"] + 0.7 * theirs["intra"]).backward()
     for mine, other in zip((features, weight), wide, strict=True):
         assert mine.grad is not None

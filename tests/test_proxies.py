@@ -1,4 +1,4 @@
-"""Proxies that are not simply learned: a frame that turns, class means, and who gets which vector."""
+"""Proxies that are not simply learned: a frame that turns, class means, who gets which vector."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from neuralcollapse import (
     simplex_etf,
 )
 from neuralcollapse.heads import assigned
+from neuralcollapse.losses.loss import total
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -120,7 +121,7 @@ def moving_averages(start: np.ndarray, momentum: float) -> list[np.ndarray]:
     for labels, seed in BATCHES:
         features = normal(len(labels), 6, seed=seed).double().numpy()
         for k in set(labels):
-            own = [h / math.sqrt(sum(x * x for x in h)) for h, y in zip(features, labels) if y == k]
+            own = [h / np.sqrt(h @ h) for h, y in zip(features, labels, strict=True) if y == k]
             mean = sum(own) / len(own)
             averages[k] = momentum * averages[k] + (1 - momentum) * mean if k in seen else mean
             seen.add(k)
@@ -331,7 +332,7 @@ def test_every_proxy_form_spreads_and_gathers(dtype: torch.dtype) -> None:
             optimiser.zero_grad()
             rows, weight, _ = head.operands(features, labels)
             halves = loss.terms(rows, labels, weight)
-            sum(halves.values(), features.new_zeros(())).backward()
+            total(halves).backward()
             optimiser.step()
             values.append([float(half.detach()) for half in halves.values()])
         assert values[-1][1] < 0.7 * values[0][1], name

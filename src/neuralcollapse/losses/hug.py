@@ -175,7 +175,9 @@ class HUG(AbstractLoss):
     def _shares(self, distances: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """(N,), how much each sample counts; over all of them they add up to 1."""
         counts = self._by_class(torch.ones_like(distances), labels, num_classes)
-        by_class = 1 / (counts > 0).to(counts).sum() if self.class_balanced else counts / counts.sum()
+        by_class = (
+            1 / (counts > 0).to(counts).sum() if self.class_balanced else counts / counts.sum()
+        )
         if self.measure == "mhs":
             farthest = self._farthest(distances, labels, num_classes)
             shares = (distances == farthest[labels]).to(distances)
