@@ -4,10 +4,12 @@
 
 Forward and backward of the loss and of a cosine head, 512 features of width 512 that want a
 gradient, one thread, processor time; the ways take turns, and the median of the ratios over
-repetitions is printed. The released implementation is taken where there is one: the file of `--released`, or a
-module `HUG_loss` on the path, whose `HUG_MHE(inter_weight, intra_weight)` is called with features,
-classifier and labels and returns the terms within and between classes first. It gets the prototypes
-of the head as they are, since it normalises them itself.
+repetitions is printed. The released implementation is taken where there is one: the file of
+`--released`, or a module `HUG_loss` on the path, whose `HUG_MHE(inter_weight, intra_weight)` is
+called with features, classifier and labels and returns the terms within and between classes first.
+It gets the prototypes of the head as they are, since it normalises them itself.
+
+"mgd" is cubic in the number of classes: at 1000 its determinant alone costs several steps.
 """
 
 import argparse

@@ -27,10 +27,9 @@ def test_two_processes_step_as_one(name: str, shared: list[Any]) -> None:
     value, by_features, by_proxies, averages = joint.stepped(name, torch.arange(12))
     shares = joint.CASES[name][2]
     found = [shared[rank][name] for rank in range(WORLD)]
-    # Float64, and sums in another order.
-    close = {"rtol": 1e-12, "atol": 1e-14}
-    # Value and gradients as training takes them: the mean over processes.
-    torch.testing.assert_close(sum(result[0] for result in found) / WORLD, value, **close)
+    # Value and gradients as training takes them: the mean over processes. Sums in another order.
+    mean = torch.stack([result[0] for result in found]).mean(0)
+    torch.testing.assert_close(mean, value, rtol=1e-12, atol=1e-14)
     assert by_features is not None
     joined = torch.empty_like(by_features)
     for share, result in zip(shares, found, strict=True):
@@ -38,10 +37,10 @@ def test_two_processes_step_as_one(name: str, shared: list[Any]) -> None:
     if "mhs" in name:
         # The farthest sample of its class stands in both processes, which share its gradient.
         assert bool((by_features[[1, 11]] != 0).any(1).all())
-    torch.testing.assert_close(joined, by_features, **close)
+    torch.testing.assert_close(joined, by_features, rtol=1e-12, atol=1e-14)
     if by_proxies is not None:
-        mean = sum(result[2] for result in found) / WORLD
-        torch.testing.assert_close(mean, by_proxies, **close)
+        mean = torch.stack([result[2] for result in found]).mean(0)
+        torch.testing.assert_close(mean, by_proxies, rtol=1e-12, atol=1e-14)
     for result in found:
         if averages is not None:
-            torch.testing.assert_close(result[3], averages, **close)
+            torch.testing.assert_close(result[3], averages, rtol=1e-12, atol=1e-14)

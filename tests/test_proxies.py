@@ -97,7 +97,7 @@ def test_the_gradient_of_the_rotation() -> None:
 
 
 class _Weight(torch.nn.Module):
-    def __init__(self, head: torch.nn.Module):
+    def __init__(self, head: RotatedHead):
         super().__init__()
         self.head = head
 
