@@ -23,6 +23,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -44,7 +45,8 @@ from neuralcollapse.losses import HUG, AbstractLoss, NormalizedCrossEntropy
 from neuralcollapse.sphere import directions
 
 SIZES = ((4, 3), (10, 16), (5, 3), (6, 3), (12, 3), (20, 10))
-LOSSES = ("mhe", "mhs", "mgd", "nce")
+Loss = Literal["mhe", "mhs", "mgd", "nce"]
+LOSSES: tuple[Loss, ...] = ("mhe", "mhs", "mgd", "nce")
 PROXIES = ("learned", "fixed", "rotated", "batch means", "moving averages")
 GAP, ALIGNMENT = 1e-6, 0.9999
 FROM_FEATURES = PROXIES[3:]
@@ -65,7 +67,7 @@ class Outcome:
         alignment: the smallest cosine between a class mean and its proxy.
     """
 
-    loss: str
+    loss: Loss
     proxies: str
     num_classes: int
     dim: int
@@ -79,11 +81,11 @@ class Outcome:
         return abs(self.gap) < GAP and self.alignment > ALIGNMENT
 
 
-def best_configuration(num_classes: int, dim: int, loss: str) -> Frame:
+def best_configuration(num_classes: int, dim: int, loss: Loss) -> Frame:
     """The frame with the least known term between classes."""
     if (num_classes, dim) == (12, 3):
         return icosahedron()
-    energy = {"mhs": "separation", "nce": "separation"}.get(loss, "riesz:2")
+    energy = "separation" if loss in ("mhs", "nce") else "riesz:2"
     return optimal_configuration(num_classes, dim, energy, dtype=torch.float64)
 
 
@@ -97,7 +99,7 @@ def icosahedron() -> Frame:
     return Frame("icosahedron", directions(vectors), status="proved")
 
 
-def between(weight: Tensor, loss: str) -> float:
+def between(weight: Tensor, loss: Loss) -> float:
     """The term between classes alone: what the gap is of."""
     features, labels = weight[:1], torch.zeros(1, dtype=torch.long)
     if loss == "nce":
@@ -107,7 +109,7 @@ def between(weight: Tensor, loss: str) -> float:
     return float(HUG(loss).terms(features, labels, weight)["inter"])
 
 
-def make_loss(loss: str, proxies: str, temperature: float) -> AbstractLoss:
+def make_loss(loss: Loss, proxies: str, temperature: float) -> AbstractLoss:
     """The loss; a rotation is learned only from the gradient to the proxies."""
     if loss == "nce":
         return NormalizedCrossEntropy(temperature)
@@ -118,7 +120,7 @@ def make_loss(loss: str, proxies: str, temperature: float) -> AbstractLoss:
     return HUG(loss, inter_weight)
 
 
-def make_head(proxies: str, frame: Frame, loss: str, generator: torch.Generator) -> AbstractHead:
+def make_head(proxies: str, frame: Frame, loss: Loss, generator: torch.Generator) -> AbstractHead:
     """The proxies."""
     num_classes, dim = frame.num_classes, frame.dim
     if proxies == "fixed":
@@ -139,7 +141,7 @@ def make_head(proxies: str, frame: Frame, loss: str, generator: torch.Generator)
 def run(
     num_classes: int,
     dim: int,
-    loss: str = "mhe",
+    loss: Loss = "mhe",
     proxies: str = "learned",
     *,
     steps: int = 600,
@@ -186,7 +188,7 @@ WARMEST, COLDEST = 0.5, 0.2
 
 
 def schedule(
-    num_classes: int, dim: int, loss: str, proxies: str, steps: int
+    num_classes: int, dim: int, loss: Loss, proxies: str, steps: int
 ) -> Iterator[tuple[float, float]]:
     """Learning rate and temperature of each step."""
     first, last = STEPS[loss]
@@ -203,7 +205,7 @@ def schedule(
         yield num_classes * first * (last / first) ** share, temperature
 
 
-def forms(losses: Iterable[str]) -> Iterator[tuple[str, str]]:
+def forms(losses: Iterable[Loss]) -> Iterator[tuple[Loss, str]]:
     """The losses with the proxies that make sense: what all proxies learn freely first."""
     for proxies in PROXIES:
         for loss in losses:
@@ -248,10 +250,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the outcomes here")
     options = parser.parse_args()
     runs = [
-        (*pair, *form)
-        for form in forms(options.losses)
-        if form[1] in options.proxies
-        for pair in options.sizes
+        (num_classes, dim, loss, proxies)
+        for loss, proxies in forms(options.losses)
+        if proxies in options.proxies
+        for num_classes, dim in options.sizes
     ]
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []

@@ -375,7 +375,7 @@ def test_a_network_decides_by_the_cosine_to_its_proxies() -> None:
 # --- what is refused ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", [*map(HUG, MEASURES), HUG.released()])
+@pytest.mark.parametrize("loss", [*(HUG(measure) for measure in MEASURES), HUG.released()])
 @pytest.mark.parametrize(
     "bad, message",
     [
