@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,13 +21,16 @@ from neuralcollapse import ClassStatistics
 from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf, spherical_code
 from neuralcollapse.heads import (
     AbstractHead,
+    ClassMeanHead,
     CosineHead,
     DeepLinearHead,
     FixedHead,
     LinearHead,
+    RotatedHead,
 )
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.losses import (
+    HUG,
     AbstractLoss,
     BarzDenzler,
     ConditionalSoftmax,
@@ -37,6 +40,7 @@ from neuralcollapse.losses import (
     HierarchicalCrossEntropy,
     HierarchyAwareFeatures,
     MultiGranularity,
+    NormalizedCrossEntropy,
     SoftLabels,
     SquaredError,
 )
@@ -366,7 +370,11 @@ METRIC_PARTS = {
 
 @dataclass(frozen=True)
 class LossCase:
-    """A loss, and the same loss as slow loops over float64 arrays."""
+    """A loss, and the same loss as slow loops over float64 arrays.
+
+    `mean_over` says of what it is a mean: of samples, of classes in the batch, or of classes that
+    weigh as many samples as they have.
+    """
 
     name: str
     kind: type[AbstractLoss]
@@ -375,9 +383,13 @@ class LossCase:
     takes_bias: bool = True
     rows: int = 4  # of the classifier; classes are four
     features_get_whole_gradient: bool = True  # false where some of it is stopped on purpose
+    mean_over: Literal["samples", "classes", "classes by size"] = "samples"
+    stops_gradient: bool = False  # a part of the gradient to the weight is left out on purpose
+    refuses_zero_rows: bool = False  # of the weight
+    maker: Callable[..., AbstractLoss] | None = None  # another than the class itself
 
     def make(self) -> AbstractLoss:
-        return self.kind(**self.arguments)
+        return (self.maker or self.kind)(**self.arguments)
 
 
 _COUNTS = (1, 20, 300, 7)  # of the four classes that the loss laws use
@@ -405,6 +417,23 @@ def _soft_labels(*operands: Any, sharpness: float) -> float:
     parent, nodes = LOSS_TREE.parent.tolist(), LOSS_TREE.node_of_class.tolist()
     table = reference.mistakes.distances(parent, nodes, "lca_height")
     return reference.hierarchical_losses.soft_labels(*operands, table=table, sharpness=sharpness)
+
+
+def _hug(name: str, **arguments: Any) -> LossCase:
+    known = {key: value for key, value in arguments.items() if key != "detach_proxies"}
+    mean_over = "classes"
+    if not arguments.get("class_balanced", True):
+        mean_over = "classes by size" if arguments.get("measure") == "mhs" else "samples"
+    return LossCase(
+        name,
+        HUG,
+        arguments,
+        lambda *operands: reference.losses.hug(*operands, **known),
+        takes_bias=False,
+        mean_over=mean_over,
+        stops_gradient=arguments.get("detach_proxies", True),
+        refuses_zero_rows=True,
+    )
 
 
 LOSS_CASES: tuple[LossCase, ...] = (
@@ -510,6 +539,49 @@ LOSS_CASES: tuple[LossCase, ...] = (
         ),
         rows=10,
     ),
+    LossCase(
+        "normalised cross entropy",
+        NormalizedCrossEntropy,
+        {},
+        reference.losses.normalized_cross_entropy,
+        takes_bias=False,
+    ),
+    LossCase(
+        "normalised cross entropy, warm",
+        NormalizedCrossEntropy,
+        {"temperature": 1.5},
+        lambda *operands: reference.losses.normalized_cross_entropy(*operands, temperature=1.5),
+        takes_bias=False,
+    ),
+    _hug("hug"),
+    _hug("hug, weights", inter_weight=0.15, intra_weight=0.015),
+    _hug("hug, log and squares", inter_power=0, intra_power=-2, detach_proxies=False),
+    _hug(
+        "hug, other powers, over samples",
+        inter_power=3.5,
+        intra_power=-0.5,
+        detach_proxies=False,
+        class_balanced=False,
+    ),
+    _hug("hug, negative power", inter_power=-1, detach_proxies=False),
+    _hug("hug mhs", measure="mhs", detach_proxies=False),
+    _hug("hug mhs, over samples", measure="mhs", class_balanced=False, inter_weight=2),
+    _hug("hug mgd", measure="mgd"),
+    _hug("hug mgd, attached", measure="mgd", intra_weight=0.5, detach_proxies=False),
+    _hug("hug mgd, over samples", measure="mgd", class_balanced=False, jitter=0.1),
+    LossCase(
+        "hug, released",
+        HUG,
+        {"inter_weight": 0.5, "intra_weight": 2.0},
+        lambda *operands: reference.losses.released_hug(
+            *operands, inter_weight=0.5, intra_weight=2.0
+        ),
+        takes_bias=False,
+        mean_over="classes",
+        stops_gradient=True,
+        refuses_zero_rows=True,
+        maker=HUG.released,
+    ),
 )
 
 loss_cases = {"argvalues": LOSS_CASES, "ids": [case.name for case in LOSS_CASES]}
@@ -612,6 +684,27 @@ def _cosine_logit(temperature: float) -> Callable[[AbstractHead, np.ndarray, int
     return logit
 
 
+def _rotated_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
+    assert isinstance(head, RotatedHead)
+    lower = np.tril(head.skew.detach().numpy().astype(np.float64), -1)
+    skew, eye = lower - lower.T, np.eye(len(lower))
+    turned = (eye - skew) @ np.linalg.inv(eye + skew) @ head.vectors.numpy()[k]
+    return _dot(turned, feature) / np.sqrt(_dot(feature, feature)) / head.temperature
+
+
+def _class_mean_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
+    assert isinstance(head, ClassMeanHead)
+    mean = head.means.numpy()[k]
+    lengths = np.sqrt(_dot(mean, mean) * _dot(feature, feature))
+    return _dot(mean, feature) / lengths / head.temperature
+
+
+def _turned() -> RotatedHead:
+    head = RotatedHead(simplex_etf(4, 6), temperature=0.5)
+    torch.nn.init.normal_(head.skew)
+    return head
+
+
 def _linear_with_a_bias() -> LinearHead:
     head = LinearHead(4, 6)
     assert head.bias is not None
@@ -661,6 +754,15 @@ HEAD_CASES: tuple[HeadCase, ...] = (
         FixedHead,
         lambda: FixedHead(orthogonal_frame(4, 6), scale=3.0),
         _affine_logit,
+        False,
+    ),
+    HeadCase("rotated", RotatedHead, _turned, _rotated_logit),
+    HeadCase("class means", ClassMeanHead, lambda: ClassMeanHead(4, 6), _class_mean_logit, False),
+    HeadCase(
+        "class means, through the batch",
+        ClassMeanHead,
+        lambda: ClassMeanHead(4, 6, momentum=0.0, through_batch=True, temperature=0.3),
+        _class_mean_logit,
         False,
     ),
 )

@@ -13,7 +13,7 @@ from neuralcollapse.train.choices import FRAME_NAMES, HEAD_NAMES, LOSS_NAMES
 
 ROOT = Path(__file__).parents[1]
 # Losses that `train` does not offer: their classifier has other rows than one per class.
-FROM_PYTHON_ONLY = {"conditional-softmax", "multi-granularity"}
+FROM_PYTHON_ONLY = {"conditional-softmax", "multi-granularity", "hierarchy-aware-features"}
 NAMES = {
     "which-metric.md": [metric.key for metric in (*METRICS, *MISTAKE_METRICS)],
     "which-loss.md": [loss.__name__ for loss in LOSSES]

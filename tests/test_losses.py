@@ -70,19 +70,33 @@ def test_the_terms_add_up_to_the_loss(case: LossCase) -> None:
 
 
 @pytest.mark.parametrize("case", **loss_cases)
-def test_a_loss_is_a_mean_over_samples(case: LossCase) -> None:
-    """However the batch is cut or ordered; repeated samples do not change it."""
+def test_a_loss_is_a_mean(case: LossCase) -> None:
+    """However the batch is cut or ordered; a batch repeated as a whole does not change it."""
     features, labels, weight, bias = operands(case, BATCHES["all classes"])
     loss = case.make()
     whole = float(loss(features, labels, weight, bias))
-    parts = [
-        (len(h), float(loss(h, y, weight, bias)))
-        for h, y in zip(features.split(2), labels.split(2), strict=True)
-    ]
-    assert sum(n * value for n, value in parts) / 9 == pytest.approx(whole, rel=1e-12)
+    if case.mean_over == "samples":
+        parts = torch.arange(9).split(2)
+    else:
+        parts = [(labels == k).nonzero().squeeze(1) for k in range(4)]
+    shares = [1 if case.mean_over == "classes" else len(part) for part in parts]
+    values = [float(loss(features[part], labels[part], weight, bias)) for part in parts]
+    mean = sum(n * value for n, value in zip(shares, values, strict=True)) / sum(shares)
+    assert mean == pytest.approx(whole, rel=1e-12)
     order = torch.arange(9).flip(0).repeat(3)
     again = loss(features[order], labels[order], weight, bias)
     assert float(again) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("case", **loss_cases)
+def test_a_mean_over_classes_is_none_over_samples(case: LossCase) -> None:
+    """A class that has more samples weighs more, unless the mean is over classes."""
+    features, labels, weight, bias = operands(case, BATCHES["all classes"])
+    loss = case.make()
+    longer = torch.cat([torch.arange(9), (labels == 1).nonzero().squeeze(1)])
+    once = float(loss(features, labels, weight, bias))
+    twice = float(loss(features[longer], labels[longer], weight, bias))
+    assert (twice == pytest.approx(once, rel=1e-12)) == (case.mean_over == "classes")
 
 
 @pytest.mark.parametrize("case", **loss_cases)
@@ -152,14 +166,18 @@ def test_gradients_are_those_of_the_values(case: LossCase, labels: list[int]) ->
     features, indices, weight, bias = operands(case, labels)
     loss = case.make()
     free = [weight] if bias is None else [weight, bias]
-    if case.features_get_whole_gradient:
+    if case.stops_gradient:
+        free.pop(0)
+    with_features = case.features_get_whole_gradient
+    if with_features:
         free = [features, *free]
     for tensor in free:
         tensor.requires_grad_()
 
     def value(*tensors: Tensor) -> Tensor:
-        given = tensors if case.features_get_whole_gradient else (features, *tensors)
-        return loss(given[0], indices, *given[1:])
+        given = list(tensors)
+        features_given = given.pop(0) if with_features else features
+        return loss(features_given, indices, *(given or [weight]))
 
     assert torch.autograd.gradcheck(value, tuple(free))
 
@@ -206,7 +224,13 @@ def test_zero_features_have_a_finite_loss_and_gradient(case: LossCase, dtype: to
     """Dead samples and dead rows: 0 / 0 must not reach the optimiser."""
     features, labels, weight, bias = operands(case, BATCHES["all classes"], dtype)
     features[2:4] = 0
-    weight[1] = 0
+    if case.refuses_zero_rows:
+        dead = weight.clone()
+        dead[1] = 0
+        with pytest.raises(ValueError, match=r"^weight must .*vectors must not be zero.*row 1"):
+            case.make()(features, labels, dead, bias)
+    else:
+        weight[1] = 0
     features.requires_grad_()
     weight.requires_grad_()
     loss = case.make()(features, labels, weight, bias)

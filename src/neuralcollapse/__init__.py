@@ -114,7 +114,9 @@ _FACE = {
         "softmax_code_bounds softmax_code_margin spherical_code"
     ),
     "geometry": "Geometry gram_distance",
-    "heads": "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead",
+    "heads": (
+        "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead"
+    ),
     "hierarchy": "Hierarchy check_distances",
     "losses": (
         "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "

@@ -5,7 +5,7 @@ unordered pairs k < j. A sum over ordered pairs is twice as large.
 
 Values and gradients are computed together, block by block, with memory O(K d + block^2): from
 matrix products where points lie apart, from differences where they nearly coincide and products
-lose the digits. Half precision is computed in float32. The sums have first derivatives only. A
+lose the digits. Half precision is computed in float32. There are first derivatives only. A
 zero vector has no direction and is an error.
 
 A pair closer than `min_distance` = 1e-6 feels the kernel's tangent at that distance: a finite value
@@ -144,23 +144,33 @@ def gaussian_log_determinant(
     """
     scale = check_number("scale", scale, minimum=0, exclusive=True)
     jitter = check_number("jitter", jitter, minimum=0)
-    units, _ = _units(check_matrix("vectors", vectors).double())
-    same = torch.eye(len(units), dtype=torch.bool, device=units.device)
-    squared = (2 - 2 * units @ units.T).masked_fill(same, 0.0)
-    met = squared.detach() < _MIN_DISTANCE**2
-    if int(met.sum()) > len(units):
-        tangents = _tangents(units.detach())
-        forwards = (tangents * units).sum(1, keepdim=True) - tangents @ units.T
-        order = met.triu(1).to(units) - met.tril(-1).to(units)
-        squared = squared + 2 * _MIN_DISTANCE * order * forwards
-    gram = (-scale * squared).exp() + jitter * same.to(units)
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if bool(failed):
-        raise ValueError(
-            f"jitter must make the Gram matrix of {len(units)} vectors positive definite, "
-            f"got {jitter:g}; use jitter=1e-6, a larger scale or fewer vectors"
-        )
-    return (2 * factor.diagonal().log().sum()).to(torch.promote_types(vectors.dtype, torch.float32))
+    wanted = check_matrix("vectors", vectors).requires_grad and torch.is_grad_enabled()
+    with torch.no_grad():
+        units, lengths = _units(vectors.double())
+        squared = torch.addmm(units.new_tensor(2.0), units, units.T, alpha=-2).fill_diagonal_(0.0)
+        close = squared < _MIN_DISTANCE**2
+        gram = squared.mul_(-scale).exp_()
+        gram.diagonal().add_(jitter)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if bool(failed):
+            raise ValueError(
+                f"jitter must make the Gram matrix of {len(units)} vectors positive definite, "
+                f"got {jitter:g}; use jitter=1e-6, a larger scale or fewer vectors"
+            )
+        value = 2 * factor.diagonal().log().sum()
+        gradient = None
+        if wanted:
+            # d value / d squared distance, of each pair twice.
+            slopes = torch.cholesky_inverse(factor).mul_(gram).mul_(-scale)
+            gradient = 4 * (slopes.sum(1, keepdim=True) * units - slopes @ units)
+            if int(close.sum()) > len(units):
+                order = close.triu(1).to(units) - close.tril(-1).to(units)
+                pushes, tangents = slopes.mul_(order), _tangents(units)
+                pull = pushes.sum(1, keepdim=True) * tangents - pushes.T @ tangents
+                gradient += 2 * _MIN_DISTANCE * pull
+            gradient = _by_vectors(gradient, units, lengths)
+    wide = torch.promote_types(vectors.dtype, torch.float32)
+    return _Energy.apply(vectors, value.to(wide), gradient)
 
 
 def separation(vectors: Tensor) -> Tensor:
@@ -175,10 +185,16 @@ def separation(vectors: Tensor) -> Tensor:
         >>> separation(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
         tensor(1.4142)
     """
-    units, _ = _units(vectors)
-    first, second = _closest_pair(units.detach())
-    _, away = _differences(units.detach(), first, second)
-    return ((units[first] - units[second]) * away).sum()
+    wanted = check_matrix("vectors", vectors).requires_grad and torch.is_grad_enabled()
+    with torch.no_grad():
+        units, lengths = _units(vectors)
+        pair = _closest_pair(units)
+        distance, away = _differences(units, *pair.split(1))
+        gradient = None
+        if wanted:
+            forces = _by_vectors(torch.cat([away, -away]), units[pair], lengths[pair])
+            gradient = torch.zeros_like(units).index_copy_(0, pair, forces)
+    return _Energy.apply(vectors, distance.squeeze(0), gradient)
 
 
 def max_cosine(vectors: Tensor) -> Tensor:
@@ -224,9 +240,7 @@ def pair_energy(
         total.sweep() if num_pairs is None else total.sample(num_pairs, generator)
         value = total.shift + math.log(total.sum) if log else total.sum
         if gradient is not None:
-            # By the vectors: what moves a point along its ray changes nothing.
-            gradient -= (gradient * units).sum(1, keepdim=True) * units
-            gradient /= lengths * total.sum if log else lengths
+            gradient = _by_vectors(gradient, units, lengths * total.sum if log else lengths)
     check = value if gradient is None else value + float(gradient.sum())
     if not abs(check) <= torch.finfo(units.dtype).max:
         raise ValueError(
@@ -247,9 +261,16 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         if torch.is_grad_enabled():
-            raise RuntimeError("sums over pairs have no second derivative; leave out create_graph")
+            raise RuntimeError("energies have no second derivative; leave out create_graph")
         # Autograd casts it to the dtype of the vectors.
         return grads[0] * ctx.saved_tensors[0], None, None
+
+
+def _by_vectors(gradient: Tensor, units: Tensor, lengths: Tensor) -> Tensor:
+    """The gradient by vectors of given lengths, from that by their directions; in place."""
+    # What moves a point along its ray changes nothing.
+    gradient -= (gradient * units).sum(1, keepdim=True) * units
+    return gradient.div_(lengths)
 
 
 @dataclass
@@ -399,7 +420,9 @@ def _differences(units: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, 
     away = units[first] - units[second]
     distances = away.norm(dim=1)
     away /= distances.clamp(min=torch.finfo(units.dtype).tiny)[:, None]
-    away[distances == 0] = _tangents(units[first[distances == 0]])
+    met = distances == 0
+    if bool(met.any()):
+        away[met] = _tangents(units[first[met]])
     return distances, away
 
 
@@ -410,8 +433,8 @@ def _tangents(points: Tensor) -> Tensor:
     return directions(tangents.scatter_add_(1, axes, torch.ones_like(points[:, :1])))
 
 
-def _closest_pair(units: Tensor) -> tuple[Tensor, ...]:
-    """Indices (1,), (1,) of two points at the smallest distance."""
+def _closest_pair(units: Tensor) -> Tensor:
+    """Indices (2,) of two points at the smallest distance."""
     best, pair = math.inf, (0, 1)
     with FullPrecision(units.device.type):
         for rows, columns, squared, close in _blocks(units, 0.0):
@@ -426,4 +449,4 @@ def _closest_pair(units: Tensor) -> tuple[Tensor, ...]:
             if float(least) < best:
                 row, column = divmod(int(place), squared.shape[1])
                 best, pair = float(least), (rows.start + row, columns.start + column)
-    return torch.tensor(pair, device=units.device).split(1)
+    return torch.tensor(pair, device=units.device)

@@ -40,7 +40,8 @@ def forecast(config: Mapping[str, Any], counts: Sequence[int]) -> Prediction:
     decays = from_training(
         "mse" if loss == "mse" else "ce",
         "sample" if loss == "mse" else "mean",
-        weight_decay=weight_decay,
+        weight_decay=_head_decays(config, weight_decay),
+        affine_decay=weight_decay,
         feature_decay=float(config.get("feature_decay", 0.0)),
         num_samples=total,
         depth=depth,
@@ -58,6 +59,14 @@ def forecast(config: Mapping[str, Any], counts: Sequence[int]) -> Prediction:
         feature_decay=decays.feature_decay,
         **options,
     )
+
+
+def _head_decays(config: Mapping[str, Any], weight_decay: float) -> float | list[float]:
+    listed = config.get("head_decay")
+    if not listed:
+        return weight_decay
+    decays = [float(part) for part in str(listed).split(",")]
+    return decays[0] if len(decays) == 1 else decays
 
 
 def _loss(config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -121,3 +121,117 @@ def frame_cosine(
     beta = 1 - mixing if mixing <= 1 else 1.0
     aligned = math.fsum(losses) / len(losses)
     return beta * cross_entropy(features, labels, weight, bias) + mixing * aligned
+
+
+def normalized_cross_entropy(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: None = None,
+    *,
+    temperature: float = 0.1,
+) -> float:
+    """Mean of -log(exp(cos_y / t) / sum_k exp(cos_k / t))."""
+    losses = []
+    for h, y in zip(features, labels, strict=True):
+        cosines = [math.fsum(a * b for a, b in zip(unit(h), unit(w), strict=True)) for w in weight]
+        losses.append(
+            math.log(math.fsum(math.exp((c - cosines[y]) / temperature) for c in cosines))
+        )
+    return math.fsum(losses) / len(losses)
+
+
+def unit(vector: np.ndarray) -> list[float]:
+    """At length 1."""
+    norm = math.sqrt(math.fsum(x * x for x in vector))
+    return [x / norm for x in vector]
+
+
+def chord(one: np.ndarray, other: np.ndarray) -> float:
+    """The distance between the directions of two vectors."""
+    pairs = zip(unit(one), unit(other), strict=True)
+    return math.sqrt(math.fsum((a - b) ** 2 for a, b in pairs))
+
+
+def hug(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: None = None,
+    *,
+    measure: str = "mhe",
+    inter_weight: float = 1.0,
+    intra_weight: float = 1.0,
+    inter_power: float = 2.0,
+    intra_power: float = -1.0,
+    class_balanced: bool = True,
+    jitter: float = 1e-3,
+) -> float:
+    """inter_weight * inter + intra_weight * intra, as the table in the docstring of HUG says."""
+    classes = len(weight)
+    pairs = [(k, j) for k in range(classes) for j in range(k + 1, classes)]
+    between = [chord(weight[k], weight[j]) for k, j in pairs]
+    if measure == "mhe":
+        inter = math.fsum(riesz_kernel(r, inter_power) for r in between) / len(pairs)
+    elif measure == "mhs":
+        inter = -min(between)
+    else:
+        gram = [[math.exp(-(chord(w, v) ** 2)) for v in weight] for w in weight]
+        for k in range(classes):
+            gram[k][k] += jitter
+        inter = -math.log(np.linalg.det(np.array(gram))) / classes
+
+    of_class: dict[int, list[float]] = {}
+    for h, y in zip(features, labels, strict=True):
+        of_class.setdefault(int(y), []).append(chord(h, weight[y]))
+    if measure == "mhs":
+        of_class = {y: [max(some)] * len(some) for y, some in of_class.items()}
+    values: dict[int, list[float]] = {}
+    for y, some in of_class.items():
+        for r in some:
+            if measure == "mhe":
+                value = r**-intra_power
+            elif measure == "mhs":
+                value = r
+            else:
+                # The determinant of a pair, [[1, g], [g, 1]].
+                g = math.exp(-(r**2))
+                value = math.log((1 - g * g) / jitter + 1)
+            values.setdefault(y, []).append(value)
+    if class_balanced:
+        intra = math.fsum(sum(some) / len(some) for some in values.values()) / len(values)
+    else:
+        intra = math.fsum(sum(some) for some in values.values()) / len(labels)
+    return inter_weight * inter + intra_weight * intra
+
+
+def riesz_kernel(distance: float, power: float) -> float:
+    """sign(s) r^-s, and -log(r) for s = 0."""
+    if power == 0:
+        return -math.log(distance)
+    return math.copysign(distance**-power, power)
+
+
+def released_hug(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: None = None,
+    *,
+    inter_weight: float = 1.0,
+    intra_weight: float = 1.0,
+) -> float:
+    """The released implementation: pairs of proxies at distance 0 are left out of the mean."""
+    inverse = []
+    for k in range(len(weight)):
+        for j in range(k + 1, len(weight)):
+            r = chord(weight[k], weight[j])
+            if r > 0:
+                inverse.append(1 / r**2)
+    means = []
+    for k in range(len(weight)):
+        own = [chord(h, weight[k]) for h, y in zip(features, labels, strict=True) if y == k]
+        if own:
+            means.append(math.fsum(own) / len(own))
+    inter = math.fsum(inverse) / len(inverse)
+    return intra_weight * math.fsum(means) / len(means) + inter_weight * inter

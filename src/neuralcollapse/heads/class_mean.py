@@ -14,15 +14,17 @@ class ClassMeanHead(AbstractHead):
 
     Nothing of it is learned, so it has neither gradients nor a state in the optimiser. While
     training, when `operands` is given labels, the mean of the unit features of each class in the
-    batch enters a moving average; a class keeps its place until it is seen again. Under
+    batch enters a moving average; a class keeps its place until it is seen again. A batch is that
+    of all processes of torch.distributed, which must all call `operands`. Under
     `NormalizedCrossEntropy` this is training with class-mean features (Jiang et al. 2024).
 
     Args:
         num_classes: K.
         dim: d, the width of the features.
         momentum: share of the old average that stays, in [0, 1).
-        through_batch: for the classes in the batch, use the batch's means themselves, with their
-            gradient: no proxies at all. The average stands in for the other classes.
+        through_batch: let the gradient through the batch's share of the averages, 1 - momentum.
+            With momentum 0 the classes in the batch are represented by their means in it, and
+            there are no proxies at all. `HUG` needs it: without, nothing spreads the classes.
         temperature: divides the cosines.
 
     Example:
@@ -71,21 +73,25 @@ class ClassMeanHead(AbstractHead):
         scaled = cosine_features(features, self.temperature)
         if labels is None or not self.training:
             return scaled, self.weight, None
-        classes, means = _class_means(directions(features), labels, self.num_classes)
+        units = directions(features if self.through_batch else features.detach())
+        classes, means = _class_means(units, labels, len(self.means))
+        keep = self.momentum * self.seen[classes, None].to(means.dtype)
+        average = keep * self.means[classes] + (1 - keep) * means
         with torch.no_grad():
-            keep = torch.where(self.seen[classes], self.momentum, 0.0).to(means.dtype)[:, None]
-            average = keep * self.means[classes] + (1 - keep) * means
             self.means.index_copy_(0, classes, average.to(self.means.dtype))
             self.seen[classes] = True
         weight = self.weight
         if self.through_batch:
-            weight = weight.index_copy(0, classes, directions(means).to(weight.dtype))
+            weight = weight.index_copy(0, classes, directions(average).to(weight.dtype))
         return scaled, weight, None
 
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
-        way = "through_batch" if self.through_batch else f"momentum={self.momentum:g}"
-        return f"{self.num_classes}, {self.dim}, {way}, temperature={self.temperature:g}"
+        through = ", through_batch" if self.through_batch else ""
+        return (
+            f"{self.num_classes}, {self.dim}, momentum={self.momentum:g}{through}, "
+            f"temperature={self.temperature:g}"
+        )
 
 
 def _class_means(units: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

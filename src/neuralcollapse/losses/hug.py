@@ -16,7 +16,8 @@ from neuralcollapse.losses.loss import AbstractLoss
 from neuralcollapse.processes import num_processes, sum_over_processes
 from neuralcollapse.scalars import check_choice, check_number
 
-_COINCIDENT, _MIN_POWER_BASE = 1e-12, 1e-6
+# Closer proxies coincide; distances below the second enter a power linearly.
+_COINCIDENT, _LINEAR_BELOW = 1e-12, 1e-6
 
 UniformityMeasure = Literal["mhe", "mhs", "mgd"]
 
@@ -44,7 +45,8 @@ class HUG(AbstractLoss):
     other two, the means instead of sums and the default weights are our choice.
 
     `class_balanced` takes every mean over samples as a mean over the classes in the batch of the
-    means within each; without it all samples weigh the same. A class that is absent from the batch
+    means within each; without it all samples weigh the same, and for "mhs" a class weighs as much
+    as it has samples. A class that is absent from the batch
     takes part in `inter` alone.
 
     With `detach_proxies` the within-class term moves features only. Then proxies feel nothing but
@@ -52,7 +54,9 @@ class HUG(AbstractLoss):
     decided by where the proxies begin.
 
     The classifier may be any: learned (`CosineHead`), fixed, rotated, or the class means; a network
-    trained so decides by the cosine to the proxies. Features of zero length have distance 1.
+    trained so decides by the cosine to the proxies. Class means need `ClassMeanHead` with
+    `through_batch`, or nothing spreads the classes. Features of zero length have distance 1, and
+    are pulled to their proxy as if they had length 1. There are first derivatives only.
 
     Args:
         measure: "mhe", "mhs" or "mgd".
@@ -65,8 +69,8 @@ class HUG(AbstractLoss):
         jitter: of "mgd", above 0; what keeps logarithms finite at collapse.
         synchronise: balance over the batches of all processes of torch.distributed, which must
             then all call the loss, instead of each over its own.
-        min_distance: below it, proxies feel the force of this distance; where they coincide they
-            are pushed apart along a fixed direction.
+        min_distance: of "mhe"; below it, proxies feel the force of this distance. Where proxies
+            coincide, they are pushed apart along a fixed direction under every measure.
 
     Raises:
         ValueError: from the call, if there is a bias, or a proxy is zero or not finite.
@@ -156,39 +160,44 @@ class HUG(AbstractLoss):
     def _intra(self, features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         proxies = weight.detach() if self.detach_proxies else weight
         distances = _Distances.apply(features, proxies, labels)
-        counts = distances.new_zeros(len(weight))
-        counts.index_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
-        if self.synchronise:
-            counts = sum_over_processes(counts)
-        if self.measure == "mhs":
-            values = self._widest(distances, labels, counts)
-            shares = torch.ones_like(counts) if self.class_balanced else counts
-        else:
-            values = self._spread(distances)
-            shares = 1 / counts[labels] if self.class_balanced else torch.ones_like(values)
-        total = (counts > 0).sum() if self.class_balanced else counts.sum()
-        # Training takes the mean over processes; with joint counts each gave its part of a sum.
-        return (values * shares).sum() * (num_processes() if self.synchronise else 1) / total
+        shares = self._shares(distances.detach(), labels, len(weight))
+        return torch.dot(self._spread(distances), shares)
 
     def _spread(self, distances: Tensor) -> Tensor:
         """(N,), what a sample adds to the mean within its class; 0 at collapse."""
         if self.measure == "mgd":
             return torch.log1p(-torch.expm1(-2 * distances.square()) / self.jitter)
-        if self.intra_power == -1:
+        if self.measure == "mhs" or self.intra_power == -1:
             return distances
-        # A power below 1 has an infinite slope at zero.
-        return distances.clamp(min=_MIN_POWER_BASE).pow(-self.intra_power)
+        # Linear close to zero, where a power below 1 has an infinite slope.
+        return distances.clamp(min=_LINEAR_BELOW).pow(-self.intra_power - 1) * distances
 
-    def _widest(self, distances: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    def _shares(self, distances: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """(N,), how much each sample counts; over all of them they add up to 1."""
+        counts = self._by_class(torch.ones_like(distances), labels, num_classes)
+        by_class = (
+            1 / (counts > 0).to(counts).sum() if self.class_balanced else counts / counts.sum()
+        )
+        if self.measure == "mhs":
+            farthest = self._farthest(distances, labels, num_classes)
+            shares = (distances == farthest[labels]).to(distances)
+            counts = self._by_class(shares, labels, num_classes)
+            shares *= (by_class / counts)[labels]
+        else:
+            shares = (by_class / counts)[labels]
+        # Training takes the mean over processes, of which each has its part of a joint sum.
+        return shares * num_processes() if self.synchronise else shares
+
+    def _by_class(self, values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        sums = values.new_zeros(num_classes).index_add_(0, labels, values)
+        return sum_over_processes(sums) if self.synchronise else sums
+
+    def _farthest(self, distances: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """(K,), the largest distance within a class; 0 for an absent one."""
-        widest = torch.zeros_like(counts)
-        widest = widest.scatter_reduce(0, labels, distances, "amax", include_self=False)
-        if not self.synchronise or num_processes() == 1:
-            return widest
-        # Only the process that has the farthest sample gives it.
-        farthest = widest.detach().clone()
-        dist.all_reduce(farthest, dist.ReduceOp.MAX)
-        return torch.where(widest == farthest, widest, 0.0)
+        farthest = distances.new_zeros(num_classes).scatter_reduce_(0, labels, distances, "amax")
+        if self.synchronise and num_processes() > 1:
+            dist.all_reduce(farthest, dist.ReduceOp.MAX)
+        return farthest
 
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
@@ -209,9 +218,12 @@ def _mean_without_coincident(weight: Tensor) -> Tensor:
 
     def kernel(squared: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal dropped
-        coincident = squared <= _COINCIDENT**2
-        dropped += int(coincident.sum())
-        values = squared.reciprocal().masked_fill_(coincident, 0.0)
+        values = squared.reciprocal()
+        # Coincident pairs come with the squared distance _COINCIDENT^2, up to rounding.
+        if float(squared.amin()) < 4 * _COINCIDENT**2:
+            coincident = squared < 4 * _COINCIDENT**2
+            dropped += int(coincident.sum())
+            values.masked_fill_(coincident, 0.0)
         return values, -values.square()
 
     energy = pair_energy(weight, kernel, min_distance=_COINCIDENT)
@@ -227,40 +239,38 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        wide = torch.promote_types(features.dtype, torch.float32)
-        own = weight[labels].to(wide)
-        sizes = _sizes(own)
-        own /= sizes
-        lengths = _sizes(features.to(wide))
-        away = (features / lengths).sub_(own)
+        rows = features.to(torch.promote_types(features.dtype, torch.float32))
+        proxies = weight.to(rows.dtype)
+        lengths, sizes = _lengths(rows), _lengths(proxies)
+        proxies = proxies / sizes
+        away = proxies[labels].addcdiv_(rows, lengths, value=-1)
         distances = away.norm(dim=1, keepdim=True)
-        ctx.save_for_backward(own, away, distances, lengths, sizes, labels)
-        ctx.num_classes = len(weight)
+        ctx.save_for_backward(rows, lengths, proxies, sizes, away, distances, labels)
         return distances.squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("the gap has no second derivative; leave out create_graph")
-        own, away, distances, lengths, sizes, labels = ctx.saved_tensors
-        # Along unit vectors x - p has the component r^2 / 2 on x and -r^2 / 2 on p.
+        rows, lengths, proxies, sizes, away, distances, labels = ctx.saved_tensors
         force = torch.where(distances > 0, grads[0][:, None] / distances, 0.0)
-        radial = distances.square() / 2
+        # What `away` = p - x has along p, and its negative along x, if both have unit length.
+        along = distances.square() / 2
+        zero = lengths.isinf()
         to_features = to_weight = None
         if ctx.needs_input_grad[0]:
-            # A zero feature has no direction; it feels the pull without the projection.
-            along = torch.where(lengths.isinf(), 0.0, radial)
-            pull = force / torch.where(lengths.isinf(), 1.0, lengths)
-            to_features = (away * (pull * (1 - along))).addcmul_(own, -pull * along)
+            # A zero feature has no direction; it feels the pull as it is, as if it had length 1.
+            pull = force / torch.where(zero, -1.0, -lengths)
+            to_features = (away * pull).addcmul_(rows, pull * along / lengths)
         if ctx.needs_input_grad[1]:
-            pull = -force / torch.where(sizes.isinf(), 1.0, sizes)
-            by_sample = (away * pull).addcmul_(own, pull * radial)
-            to_weight = by_sample.new_zeros(ctx.num_classes, own.shape[1])
-            to_weight.index_add_(0, labels, by_sample)
+            along = force * torch.where(zero, 1.0, along)
+            to_weight = torch.zeros_like(proxies).index_add_(0, labels, away * force)
+            sums = along.new_zeros(len(proxies), 1).index_add_(0, labels, along)
+            to_weight = to_weight.addcmul_(proxies, sums, value=-1).div_(sizes)
         return to_features, to_weight, None
 
 
-def _sizes(rows: Tensor) -> Tensor:
+def _lengths(rows: Tensor) -> Tensor:
     """(N, 1), the lengths; infinite where it is zero, so that dividing by it leaves a zero row."""
     norms = rows.norm(dim=1, keepdim=True)
     return norms.masked_fill_(norms == 0, torch.inf)

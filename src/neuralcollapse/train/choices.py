@@ -29,7 +29,6 @@ LOSS_OPTIONS: _Options = {
     "hierarchical-cross-entropy": {"depth_decay": float},
     "soft-labels": {"sharpness": float, "kind": str},
     "barz-denzler": {},
-    "hierarchy-aware-features": {"consistency": float, "alignment": float, "separation": float},
 }
 HEAD_OPTIONS: _Options = {
     "linear": {},
@@ -37,6 +36,7 @@ HEAD_OPTIONS: _Options = {
     "fixed": {"scale": float},
     "rotated": {},
     "class-mean": {"momentum": float, "through_batch": bool},
+    "deep-linear": {"depth": int, "width": int, "init_scale": float},
 }
 LOSS_NAMES, HEAD_NAMES = tuple(LOSS_OPTIONS), tuple(HEAD_OPTIONS)
 FRAME_NAMES = ("simplex", "orthogonal", "code", "hierarchy")
@@ -51,7 +51,7 @@ _WITHOUT_BIAS = {
 }
 # Losses for a fixed frame; the frame each was made for, where it is of one kind.
 _USUAL_FRAME = {"frame-cosine": "hierarchy", "barz-denzler": "hierarchy"}
-_OF_A_HIERARCHY = ("hierarchical-cross-entropy", "soft-labels", "hierarchy-aware-features")
+_OF_A_HIERARCHY = ("hierarchical-cross-entropy", "soft-labels")
 # Heads that hold a frame.
 _FRAMED = ("fixed", "rotated")
 
@@ -63,7 +63,7 @@ def loss_choice(spec: str) -> tuple[str, dict[str, Any]]:
 
 def head_choice(spec: str) -> tuple[str, dict[str, Any]]:
     """Name and options of a head, e.g. of "class-mean:momentum=0.99"."""
-    return _choice(parse_spec("head", spec), HEAD_OPTIONS)
+    return _choice(parse_spec("head", spec), HEAD_OPTIONS, bare={"deep-linear": "depth"})
 
 
 def check_frame_choice(spec: str) -> None:
@@ -102,9 +102,9 @@ def completed(
         raise ValueError(
             f"frame must go with head=fixed or rotated, got head={head}; leave out one"
         )
-    if name in _WITHOUT_BIAS and kind == "linear" and bias:
+    if name in _WITHOUT_BIAS and kind in ("linear", "deep-linear") and bias:
         raise ValueError(
-            f"loss={name} must have a head without bias, got head=linear; use "
+            f"loss={name} must have a head without bias, got head={kind}; use "
             f"head={_WITHOUT_BIAS[name]}, or bias=false"
         )
     return loss, head, frame or (_USUAL_FRAME.get(name, "simplex") if framed else None)
@@ -128,6 +128,8 @@ def as_folder(loss: str, head: str, frame: str | None) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", f"{loss}-{kept}").strip("-")
 
 
-def _choice(spec: Spec, options: _Options) -> tuple[str, dict[str, Any]]:
+def _choice(
+    spec: Spec, options: _Options, bare: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, Any]]:
     check_choice(spec.argument, spec.name, tuple(options))
-    return spec.name, spec.arguments(options[spec.name])
+    return spec.name, spec.arguments(options[spec.name], (bare or {}).get(spec.name))

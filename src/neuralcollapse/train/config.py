@@ -102,6 +102,12 @@ class TrainConfig:
     weight_decay: float = _option(
         "Optimisation", 5e-3, "Decay of all weights, (decay/2) |w|^2 in the loss."
     )
+    head_decay: str | None = _option(
+        "Optimisation",
+        None,
+        "Decay of the head instead: one number, or one per layer of a deep-linear head by commas, "
+        "next to the features first.",
+    )
     feature_decay: float = _option(
         "Optimisation", 0.0, "(decay/2) |h|^2 in the loss, summed over the training set."
     )
@@ -169,6 +175,19 @@ class TrainConfig:
         if self.augment != "none" and self.data == "digits":
             raise ValueError("augment must be none for digits: flipped digits are other digits")
         imbalance_ratio(self.imbalance)
+        self.head_decays()
+
+    def head_decays(self) -> tuple[float, ...] | None:
+        """The decays that `head_decay` lists, or None where it is not given."""
+        if self.head_decay is None:
+            return None
+        try:
+            decays = tuple(float(part) for part in self.head_decay.split(","))
+        except ValueError:
+            raise ValueError(
+                f"head_decay must be numbers separated by commas, got {self.head_decay!r}"
+            ) from None
+        return tuple(check_number("head_decay", decay, minimum=0) for decay in decays)
 
     @staticmethod
     def from_values(values: Mapping[str, Any]) -> "TrainConfig":

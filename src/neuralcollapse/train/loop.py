@@ -19,7 +19,14 @@ from neuralcollapse.record import Run
 from neuralcollapse.train.augmentation import augment
 from neuralcollapse.train.config import TrainConfig, measured_epochs
 from neuralcollapse.train.data import Data, load_data
-from neuralcollapse.train.network import Objective, fit_scale, made_frame, make_loss, make_network
+from neuralcollapse.train.network import (
+    Objective,
+    fit_scale,
+    made_frame,
+    make_loss,
+    make_network,
+    parameter_groups,
+)
 from neuralcollapse.train.observer import Observer
 from neuralcollapse.train.progress import TrainingProgress
 from neuralcollapse.train.samples import EpochOrder, loader
@@ -105,6 +112,7 @@ def check_trainable(config: TrainConfig, data: Data) -> None:
             frame = made_frame(config, data.classes)
             network = make_network(config, data.num_classes, data.input_shape, frame)
             objective = Objective(network, loss, config.feature_decay, len(data.train))
+            parameter_groups(objective, config)
             objective(inputs, labels)
         except (RuntimeError, MemoryError) as error:
             raise ValueError(
@@ -183,9 +191,8 @@ def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: boo
         # Up to three times faster on the CPU; on a GPU it pays in half precision.
         if fabric.device.type == "cpu" or config.precision == "bf16":
             network.lay_channels_last()
-        optimizer = torch.optim.SGD(
-            objective.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-        )
+        groups = parameter_groups(objective, config)
+        optimizer = torch.optim.SGD(groups, config.lr, config.momentum)
         model, stepper = fabric.setup(objective, optimizer)
         if fabric.world_size == 1 and config.precision == "32":
             model = objective  # Fabric's wrapper has nothing to add, and costs 0.1 ms a step
@@ -291,7 +298,8 @@ def _run_epoch(
     state.loss = loss_mean = sum(state.terms.values())
     state.accuracy = int(correct) / (seen * fabric.world_size)
     # The mean loss may be finite still when the last step was not.
-    weights = sum(value.detach().sum() for value in optimizer.param_groups[0]["params"])
+    groups = optimizer.param_groups
+    weights = sum(value.detach().sum() for group in groups for value in group["params"])
     for name, number in (("loss is", loss_mean), ("sum of the weights is", float(weights))):
         if not math.isfinite(number):
             raise ValueError(_diverged(state.epoch + 1, f"the {name} {number}", config))

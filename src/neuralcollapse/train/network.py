@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from neuralcollapse.heads import (
     AbstractHead,
     ClassMeanHead,
     CosineHead,
+    DeepLinearHead,
     FixedHead,
     LinearHead,
     RotatedHead,
@@ -24,7 +26,6 @@ from neuralcollapse.losses import (
     DotRegression,
     FrameCosine,
     HierarchicalCrossEntropy,
-    HierarchyAwareFeatures,
     NormalizedCrossEntropy,
     SoftLabels,
     SquaredError,
@@ -42,7 +43,6 @@ _SAMPLES_FOR_SCALE = 10_000
 _OF_A_HIERARCHY: dict[str, Callable[..., AbstractLoss]] = {
     "hierarchical-cross-entropy": HierarchicalCrossEntropy,
     "soft-labels": SoftLabels,
-    "hierarchy-aware-features": HierarchyAwareFeatures,
 }
 _HIERARCHY_OPTIONS = {"decay_rate": float, "mapping": str, "floor": str, "distances": str}
 
@@ -185,6 +185,33 @@ def made_frame(config: TrainConfig, classes: Sequence[str]) -> Frame | None:
     return hierarchy_frame(hierarchy, dim=dim, generator=generator, **options)
 
 
+def parameter_groups(objective: Objective, config: TrainConfig) -> list[dict[str, Any]]:
+    """The parameters by their weight decay.
+
+    Raises:
+        ValueError: if `head_decay` does not fit the head.
+    """
+    head, decays = objective.network.head, config.head_decays()
+    layers = list(head.layers) if isinstance(head, DeepLinearHead) else []
+    if isinstance(head, LinearHead):
+        layers = [head.weight]
+    if decays is None:
+        return [{"params": list(objective.parameters()), "weight_decay": config.weight_decay}]
+    if len(decays) not in (1, len(layers)):
+        raise ValueError(
+            f"head_decay must be one number or one per learned layer of the head ({len(layers)} of "
+            f"{config.head}), got {len(decays)}"
+        )
+    own = {id(layer) for layer in layers}
+    others = [value for value in objective.parameters() if id(value) not in own]
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": config.weight_decay}]
+    each = decays * len(layers) if len(decays) == 1 else decays
+    return groups + [
+        {"params": [layer], "weight_decay": decay}
+        for layer, decay in zip(layers, each, strict=True)
+    ]
+
+
 def fit_scale(scale: Standardize, data: Data) -> None:
     """Set mean and deviation to the training set's: per channel of images, or per feature."""
     number = min(len(data.train), _SAMPLES_FOR_SCALE)
@@ -255,6 +282,8 @@ def _make_head(
     name, options = head_choice(config.head or "linear")
     if name == "linear":
         return LinearHead(num_classes, dim, bias=config.bias)
+    if name == "deep-linear":
+        return DeepLinearHead(num_classes, dim, bias=config.bias, **{"depth": 2, **options})
     if name == "cosine":
         return CosineHead(num_classes, dim, temperature=config.temperature)
     if name == "class-mean":
