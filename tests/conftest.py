@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Before torch is imported, and for every process that a test starts: two threads beside any busy
 # neighbour (a second test process is one) are several times slower than one.
@@ -18,6 +19,12 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody solved for on this machine must not decide a test."""
+    monkeypatch.setenv("NEURALCOLLAPSE_CACHE", str(tmp_path / "solved"))
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_what_is_not_known_at_collapse_is_a_dash(run):
     assert values["gnc2_log_mean"] == pytest.approx(-(6 + 3) * math.log(2) / 15)
     assert values["hug_inter"] == pytest.approx((3 / 4 + 12 / 2) / 15)
     (line,) = [line for line in lines_of(history) if line.key == "nc2_max_angle"]
-    assert line.target == "—"
+    assert line.at_collapse == "—"
     assert {wording.arrow(history, row.key) for row in METRICS} == {"↓", "↑"}
 
 

@@ -24,12 +24,6 @@ from neuralcollapse.metrics import SpreadWithin, evaluate
 EXACT = 1e-12
 
 
-@pytest.fixture(autouse=True)
-def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What somebody solved for on this machine must not decide a test."""
-    monkeypatch.setenv("NEURALCOLLAPSE_CACHE", str(tmp_path / "cache"))
-
-
 def points(vectors: np.ndarray | Tensor) -> ClassStatistics:
     """One sample a class."""
     features = torch.as_tensor(vectors, dtype=torch.float64)

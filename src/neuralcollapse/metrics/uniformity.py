@@ -70,7 +70,7 @@ def gnc2_energy_gap(
     if not bool(energy.isfinite()):
         return energy
     if reference is None:
-        reference = least_mean_energy(*units.shape, power)
+        reference = least_mean_energy(len(units), units.shape[1], power)
     return energy - reference
 
 
@@ -165,7 +165,7 @@ def gnc2_margin(
     if len(units) < 2 or bool(units.isnan().any()):
         return units.new_full((), torch.nan)
     if reference is None:
-        reference = _best_margin(*units.shape)
+        reference = _best_margin(len(units), units.shape[1])
     if math.isnan(reference):
         return units.new_full((), torch.nan)
     return units.new_tensor(_margin(units.cpu()) / reference)
