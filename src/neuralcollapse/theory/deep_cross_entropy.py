@@ -6,6 +6,7 @@ found, beside the simplex ETF; none is proved to be the global optimum.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -26,23 +27,22 @@ Array = NDArray[np.float64]
 # Up to so many classes patterns are also searched for by direct minimisation.
 _SEARCHED = 24
 _RESTARTS = 6
+# A larger entry of the gradient is told of.
+_CONVERGED = 1e-7
 # Up to so many classes patterns other than the simplex are tried: they need square matrices.
 _DENSE = 2000
 
 
 def compared(problem: Problem) -> Prediction:
     """The best critical point found, with the simplex ETF (or its continuation) beside it."""
-    others = _searched(problem)
     if problem.balanced:
-        first, *patterns = _patterns(problem)
+        first, *others = _patterns(problem)
         name = "the simplex ETF"
-        others += patterns
     else:
-        first = _continued_branch(problem)
+        first, *others = [_continued_branch(problem)]
         name = "the full-rank branch"
-    lower = min(others, key=lambda branch: branch.objective, default=first)
-    # A branch counts as lower where it is so beyond what an optimiser leaves.
-    best = lower if lower.objective < first.objective * (1 - 1e-9) else first
+    lower = functools.reduce(_lower, [*others, *_searched(problem)] or [first])
+    best = _lower(first, lower)
     warnings = [
         "deep linear cross entropy is not convex: this is the best critical point found, not a "
         "proven global optimum",
@@ -52,6 +52,8 @@ def compared(problem: Problem) -> Prediction:
             f"{name} has rank {first.rank} and objective {first.objective:.9g}; a critical point "
             f"of rank {lower.rank} has {lower.objective:.9g}, so {name} is not the global optimum"
         )
+        if problem.balanced:
+            warnings.append("not unique: exchanging classes gives others of the same objective")
     elif lower is first:
         warnings.append(
             f"no other critical point was looked for with {problem.num_classes} classes"
@@ -62,9 +64,24 @@ def compared(problem: Problem) -> Prediction:
     return dataclasses.replace(best, warnings=(*warnings, *best.warnings), branches=branches)
 
 
+def _lower(first: Prediction, second: Prediction) -> Prediction:
+    """The one of lower objective; the first where they differ by what an optimiser leaves."""
+    return second if second.objective < first.objective * (1 - 1e-9) else first
+
+
 def _described(
-    problem: Problem, spectrum: Spectrum, bias: Array, objective: float, kind: str, regime: str
+    problem: Problem,
+    spectrum: Spectrum,
+    bias: Array,
+    objective: float,
+    kind: str,
+    regime: str,
+    steepness: float = 0.0,
 ) -> Prediction:
+    """A branch; `steepness` is the largest entry of the gradient that an optimiser left."""
+    warnings = ()
+    if steepness > _CONVERGED:
+        warnings = (f"the optimiser stopped at a gradient of {steepness:.1e}",)
     return assembled(
         problem,
         spectrum,
@@ -75,6 +92,7 @@ def _described(
         threshold=None,
         spinodal=None,
         reference="Garrod, Keating 2024",
+        warnings=warnings,
     )
 
 
@@ -188,9 +206,9 @@ def _continued_branch(problem: Problem) -> Prediction:
     start = solved(question, start_of(groups, question.column)).reduced
     if not start.any():
         start = start_of(groups, question.column)
-    spectrum, bias, objective = _descended(problem, question, start)
+    spectrum, bias, objective, steepness = _descended(problem, question, start)
     regime = f"reached from the optimum of one layer, rank {spectrum.rank}"
-    return _described(problem, spectrum, bias, objective, "numeric", regime)
+    return _described(problem, spectrum, bias, objective, "numeric", regime, steepness)
 
 
 def _searched(problem: Problem) -> list[Prediction]:
@@ -204,14 +222,18 @@ def _searched(problem: Problem) -> list[Prediction]:
     branches = []
     for _ in range(_RESTARTS):
         start = random.standard_normal((classes, classes)) * question.column
-        spectrum, bias, objective = _descended(problem, question, start)
+        spectrum, bias, objective, steepness = _descended(problem, question, start)
         regime = f"found from a random start, rank {spectrum.rank}"
-        branches.append(_described(problem, spectrum, bias, objective, "numeric", regime))
+        branches.append(
+            _described(problem, spectrum, bias, objective, "numeric", regime, steepness)
+        )
     return branches
 
 
-def _descended(problem: Problem, question: Program, start: Array) -> tuple[Spectrum, Array, float]:
-    """The minimum reached from logits times sqrt(counts) by minimising over all layers."""
+def _descended(
+    problem: Problem, question: Program, start: Array
+) -> tuple[Spectrum, Array, float, float]:
+    """The minimum reached from logits times sqrt(counts), over all layers; and its steepness."""
     classes, layers = problem.num_classes, problem.depth + 1
     # Layers and features are scaled so that all have the same decay.
     decay = math.exp(sum(math.log(value) for value in problem.decays) / layers)
@@ -247,7 +269,7 @@ def _descended(problem: Problem, question: Program, start: Array) -> tuple[Spect
         np.append(np.stack(factors).ravel(), zero),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": 20000, "maxfun": 40000, "maxcor": 30, "ftol": 0, "gtol": 1e-11},
+        options={"maxiter": 8000, "maxfun": 16000, "maxcor": 30, "ftol": 0, "gtol": 1e-11},
     )
     product = np.eye(classes)
     for matrix in result.x[:-classes].reshape(shape):
@@ -260,4 +282,5 @@ def _descended(problem: Problem, question: Program, start: Array) -> tuple[Spect
         bias = bias - bias.mean()
     value, _, _ = question.loss(question.scores(zero, (left * values) @ right, bias))
     value += (question.bias_decay or 0.0) / 2 * float((bias**2).sum())
-    return spectrum, bias, value + spectrum.cost(problem.decays)
+    steepness = float(np.abs(objective(result.x)[1]).max())
+    return spectrum, bias, value + spectrum.cost(problem.decays), steepness
