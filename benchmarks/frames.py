@@ -21,9 +21,7 @@ SIZES = ((12, 3), (14, 3), (27, 6), (20, 10), (100, 10), (300, 32), (1000, 128))
 
 def table() -> None:
     """Largest cosine beside its bound, and the time, by size and energy."""
-    print(
-        f"{'K':>7}{'d':>6}  {'energy':<12}{'max_cosine':>12}{'bound':>10}{'s':>8}{'cpu s':>8}  status"
-    )
+    print(f"{'K':>7}{'d':>6}  {'energy':<12}{'max_cosine':>12}{'bound':>10}{'s':>8}{'cpu s':>8}")
     for num_classes, dim in SIZES:
         for energy in ("log", "separation"):
             began, used = time.monotonic(), time.process_time()
@@ -63,7 +61,8 @@ def main() -> None:
         f"{torch.get_num_threads()} threads"
     )
     if options.large:
-        large(*options.large, options.steps)
+        num_classes, dim = options.large
+        large(num_classes, dim, options.steps)
     else:
         table()
 

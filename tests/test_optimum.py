@@ -258,7 +258,7 @@ def damaged(file: Path, how: str) -> None:
 def test_a_damaged_cache_is_made_anew(
     cache: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuralcollapse.frames.spherical_code._STARTS", ((100, 1),))
+    monkeypatch.setattr("neuralcollapse.frames.codes._STARTS", ((100, 1),))
     solved = reference_energy(7, 3, 0)
     (file,) = cache.iterdir()
     whole = file.read_bytes()
