@@ -633,7 +633,6 @@ FRAME_PARTS = {
     "descend_blockwise",
     "framed",
     "largest_cosine",
-    "linear_programming_bound",
     "max_cosine_bound",
     "mean_energy",
     "one_vs_rest_distance",

@@ -2,6 +2,7 @@
 
 from neuralcollapse.frames.bounds import max_cosine_bound as max_cosine_bound
 from neuralcollapse.frames.closed_forms import closed_form_status as closed_form_status
+from neuralcollapse.frames.codes import spherical_code as spherical_code
 from neuralcollapse.frames.frame import Frame as Frame
 from neuralcollapse.frames.hierarchical import NodeSubspaces as NodeSubspaces
 from neuralcollapse.frames.hierarchical import barz_denzler_frame as barz_denzler_frame
@@ -15,6 +16,5 @@ from neuralcollapse.frames.optimum import optimal_configuration as optimal_confi
 from neuralcollapse.frames.optimum import reference_energy as reference_energy
 from neuralcollapse.frames.orthogonal import orthogonal_frame as orthogonal_frame
 from neuralcollapse.frames.simplex import simplex_etf as simplex_etf
-from neuralcollapse.frames.spherical_code import spherical_code as spherical_code
 from neuralcollapse.frames.table import FRAMES as FRAMES
 from neuralcollapse.frames.table import make_frame as make_frame

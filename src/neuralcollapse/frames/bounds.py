@@ -1,5 +1,6 @@
 """Proven lower bounds on the largest cosine between two of K directions."""
 
+import functools
 import math
 from typing import Any
 
@@ -71,17 +72,18 @@ def _triple_bound(num_classes: int) -> float:
     return (cotangent**2 - 1) / 2 - _SLACK
 
 
+@functools.lru_cache(maxsize=256)
 def linear_programming_bound(num_classes: int, dim: int, start: float = 0.0) -> float:
-    """The largest s >= `start`, to about 1e-9, at which a polynomial proves fewer than K."""
+    """The largest s >= `start`, to about 1e-8, at which a polynomial proves fewer than K."""
     degree = _degree(num_classes, dim)
 
     def excess(cosine: float) -> float:
-        return math.log(_most_directions(dim, degree, cosine) / num_classes)
+        return math.log(_most_directions(dim, degree, cosine, num_classes) / num_classes)
 
     if excess(start) >= 0:
         return start
-    bound: Any = brentq(excess, start, 1.0, xtol=1e-10)
-    step = 1e-10
+    bound: Any = brentq(excess, start, 1.0, xtol=1e-8)
+    step = 1e-9
     while excess(bound) > -_SLACK:
         bound, step = max(start, bound - step), 2 * step
     return float(bound)
@@ -95,8 +97,11 @@ def _degree(num_classes: int, dim: int) -> int:
     return degree + 10
 
 
-def _most_directions(dim: int, degree: int, cosine: float) -> float:
-    """A number that so many directions with all cosines up to `cosine` are proved not to exceed."""
+def _most_directions(dim: int, degree: int, cosine: float, wanted: int) -> float:
+    """A number that directions with all cosines up to `cosine` are proved not to exceed.
+
+    The sharper, the nearer it is to `wanted`; never below `wanted` without proof.
+    """
     if cosine >= 1:
         return 1e30
     nodes = np.cos(np.linspace(0, math.pi, 8 * degree))
@@ -112,15 +117,18 @@ def _most_directions(dim: int, degree: int, cosine: float) -> float:
         if solved.status != 0:
             return best
         coefficients = np.maximum(solved.x, 0) / sizes
+        total = 1 + float(coefficients.sum())
+        if total > 1.01 * wanted:
+            # A program with fewer constraints is no larger than the whole one.
+            return total
         excess = _maximum(coefficients, dim, cosine)
         if excess < 0.5:
             # f - excess is nowhere positive on [-1, s], and its mean over the sphere 1 - excess.
-            total = 1 + float(coefficients.sum())
             best = min(best, (total - excess) / (1 - excess))
         # The next program also holds where this one's polynomial rose above zero.
         height = 1 + coefficients @ table
         peaks = (height[1:-1] > height[:-2]) & (height[1:-1] >= height[2:]) & (height[1:-1] > 0)
-        if excess < 1e-11 or not peaks.any():
+        if best < 0.99 * wanted or excess < 1e-10 or not peaks.any():
             return best
         points = np.concatenate([points, fine[1:-1][peaks]])
     return best

@@ -130,4 +130,4 @@ def _tangent(points: Tensor, energy: Smooth) -> tuple[float, Tensor]:
         value = riesz_energy(points, energy.parameter, log=energy.parameter > 0)
     (gradient,) = torch.autograd.grad(value, points)
     points = points.detach()
-    return float(value), gradient - (gradient * points).sum(1, keepdim=True) * points
+    return float(value.detach()), gradient - (gradient * points).sum(1, keepdim=True) * points

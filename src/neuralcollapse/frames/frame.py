@@ -97,7 +97,8 @@ class Frame:
         if "vectors" not in tensors:
             held = ", ".join(sorted(tensors)) or "nothing"
             raise ValueError(f"{path} must hold the tensor 'vectors', it holds {held}")
-        vectors = tensors["vectors"]
+        # The file is mapped into memory; a copy outlives whatever is done to it.
+        vectors = tensors["vectors"].clone()
         try:
             _check_unit_rows(vectors)
         except (TypeError, ValueError) as error:

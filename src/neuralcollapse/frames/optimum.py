@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from neuralcollapse.frames.closed_forms import check_code_size, closed_form
+from neuralcollapse.frames.codes import framed, spherical_code
 from neuralcollapse.frames.frame import Frame, embed
 from neuralcollapse.frames.objective import Objective, as_objective
-from neuralcollapse.frames.spherical_code import framed, spherical_code
 
 CACHE_VARIABLE = "NEURALCOLLAPSE_CACHE"
 

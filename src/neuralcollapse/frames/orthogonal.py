@@ -34,4 +34,4 @@ def orthogonal_frame(
     num_classes, dim = check_size(num_classes, dim, 0)
     axes = torch.eye(num_classes, dtype=torch.float64)
     vectors = embed(axes, dim, generator, dtype)
-    return Frame("orthogonal frame", vectors, bound=-1 / (num_classes - 1))
+    return Frame("orthogonal frame", vectors, bound=-1 / (num_classes - 1), status="not optimal")

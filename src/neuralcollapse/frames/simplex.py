@@ -40,4 +40,5 @@ def simplex_etf(
     basis[1:].diagonal().copy_(-step)
     basis = basis / (step * (step + 1)).sqrt()
     vectors = basis * (num_classes / rank) ** 0.5
-    return Frame("simplex ETF", embed(vectors, dim, generator, dtype), bound=-1 / rank)
+    placed = embed(vectors, dim, generator, dtype)
+    return Frame("simplex ETF", placed, bound=-1 / rank, status="proved")

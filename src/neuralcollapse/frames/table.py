@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import torch
 
+from neuralcollapse.frames.codes import spherical_code
 from neuralcollapse.frames.frame import Frame
 from neuralcollapse.frames.orthogonal import orthogonal_frame
 from neuralcollapse.frames.simplex import simplex_etf
-from neuralcollapse.frames.spherical_code import spherical_code
 from neuralcollapse.scalars import check_integer
 from neuralcollapse.specs import parse_spec
 
