@@ -142,8 +142,12 @@ def test_any_tree_has_its_frame(tree: Hierarchy, decay_rate: float, kind: Any) -
     )
 
 
+@pytest.mark.parametrize("deep", [0, 64])
 @pytest.mark.parametrize("name", TREES)
-def test_products_with_the_matrix_go_along_the_tree(name: str) -> None:
+def test_products_with_the_matrix_go_along_the_tree(
+    name: str, deep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuralcollapse.frames.branching.DEEP", deep)
     tree = TREES[name]
     cosines = BranchingGram(tree, "root_depth", 2.0)
     vectors = torch.randn(tree.num_classes, 3, generator=generator(), dtype=torch.float64)

@@ -14,6 +14,8 @@ from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.distances import node_distances
 
 BLOCK = 1024
+# Trees of more levels are gone through place by place, not level by level.
+DEEP = 64
 # Sums of the inverse of smaller weights may overflow.
 LEAST_WEIGHT = 1e-280
 TOO_ALIKE = (
@@ -150,17 +152,40 @@ class BranchingGram:
 
     def __matmul__(self, vectors: np.ndarray) -> np.ndarray:
         """The matrix times vectors (K, n), in O(V n): sums go up the tree, weighted ones down."""
+        spans = self.spans()
+        if len(spans) > DEEP:
+            return self._by_places(vectors)
         sums = np.zeros((len(self.parent), vectors.shape[1]))
         sums[self.leaf] = vectors
-        spans = self.spans()
         for (low, _), (inner, outer) in zip(spans[-2::-1], spans[:0:-1], strict=True):
             sums[low:inner] += self._children(low, inner, outer) @ sums[inner:outer]
-        weight = (1 - self.floor) * self.weight
-        weight[0] += self.floor
-        sums *= weight[:, None]
+        sums *= self._cosine_weight[:, None]
         for low, high in spans[1:]:
             sums[low:high] += sums[self.parent[low:high]]
         return sums[self.leaf]
+
+    @property
+    def _cosine_weight(self) -> np.ndarray:
+        weight = (1 - self.floor) * self.weight
+        weight[0] += self.floor
+        return weight
+
+    def _by_places(self, vectors: np.ndarray) -> np.ndarray:
+        """The same without a loop over levels: sums below a node are differences of running sums.
+
+        Slower on shallow trees; rounding grows with the number of classes.
+        """
+        from scipy.sparse import csr_array
+
+        running = np.zeros((self.num_classes + 1, vectors.shape[1]))
+        running[self.place + 1] = vectors
+        np.cumsum(running, axis=0, out=running)
+        below = self._cosine_weight[:, None] * (running[self.stop] - running[self.start])
+        nodes = np.arange(len(self.start))
+        signs = np.repeat([1.0, -1.0], len(nodes))
+        places = np.concatenate([self.start, self.stop]), np.concatenate([nodes, nodes])
+        edges = csr_array((signs, places), shape=(self.num_classes + 1, len(nodes)))
+        return np.cumsum(edges @ below, axis=0)[self.place]
 
     def _children(self, low: int, inner: int, outer: int):
         """(nodes of a level, nodes of the next), 1 at the children of each."""
