@@ -125,7 +125,7 @@ def direct(
         dim: width of features and layers.
         steps: of gradient descent, over all samples each.
         learning_rate: its step size; momentum is 0.9. What is left of the start shrinks by about
-            10 * learning_rate * decay a step, so that a tenth of the rate needs ten times the steps.
+            10 * learning_rate * decay a step: a tenth of the rate needs ten times the steps.
         seed: of the random start, Gaussian with deviation 0.1.
         report: called with each step.
     """
@@ -218,7 +218,7 @@ def network_on_digits(
         nn.Linear(width, width),
     )  # fmt: skip
     head = DeepLinearHead(len(counts), width, depth=depth, bias=False)
-    decays = [head_decay] * depth if isinstance(head_decay, float) else list(head_decay)
+    decays = list(head_decay) if isinstance(head_decay, Sequence) else [head_decay] * depth
     optimiser = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     loss = SquaredError()

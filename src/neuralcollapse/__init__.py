@@ -100,7 +100,9 @@ if TYPE_CHECKING:
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
     from neuralcollapse.tap import FeatureTap as FeatureTap
     from neuralcollapse.theory import Prediction as Prediction
+    from neuralcollapse.theory import UnconstrainedOptimum as UnconstrainedOptimum
     from neuralcollapse.theory import predict as predict
+    from neuralcollapse.theory import unconstrained as unconstrained
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
@@ -135,7 +137,7 @@ _FACE = {
     "mistakes": "MistakeAccumulator Mistakes",
     "statistics": "ClassStatistics StatisticsAccumulator",
     "tap": "FeatureTap",
-    "theory": "Prediction predict",
+    "theory": "Prediction UnconstrainedOptimum predict unconstrained",
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names.split()}
 
