@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import reference.hierarchical_losses
 import reference.losses
+import reference.mistakes
 from neuralcollapse import ClassStatistics
-from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf
+from neuralcollapse.frames import Frame, orthogonal_frame, simplex_etf, spherical_code
 from neuralcollapse.heads import (
     AbstractHead,
     ClassMeanHead,
@@ -25,12 +27,20 @@ from neuralcollapse.heads import (
     LinearHead,
     RotatedHead,
 )
+from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.losses import (
     HUG,
     AbstractLoss,
+    BarzDenzler,
+    ConditionalSoftmax,
     CrossEntropy,
     DotRegression,
+    FrameCosine,
+    HierarchicalCrossEntropy,
+    HierarchyAwareFeatures,
+    MultiGranularity,
     NormalizedCrossEntropy,
+    SoftLabels,
     SquaredError,
 )
 
@@ -282,6 +292,12 @@ HARMLESS: dict[str, Callable[[World], World]] = {
 
 _ALL_MEANS = {"means of unequal length", "means in a square"}
 _ALL_ROWS = {"rows in a square", "rows of unequal length", "all rows shifted alike"}
+_ALL_COSINES = _ALL_MEANS | {
+    "rows in a square",
+    "rows at right angles",
+    "two rows swapped",
+    "all rows shifted alike",
+}
 
 
 @dataclass(frozen=True)
@@ -307,17 +323,13 @@ METRIC_CASES: dict[str, MetricCase] = {
         "nc2w_max_angle": {"rows in a square", "rows at right angles", "all rows shifted alike"},
         "nc2w_etf_distance": _ALL_ROWS | {"rows at right angles"},
         "nc3_duality": _ALL_MEANS | _ALL_ROWS | {"rows at right angles", "two rows swapped"},
-        "nc3_alignment": _ALL_MEANS
-        | {
-            "rows in a square",
-            "all rows shifted alike",
-            "rows at right angles",
-            "two rows swapped",
-        },
+        "nc3_alignment": _ALL_COSINES,
         "gnc2_energy_gap": _ALL_MEANS,
         "gnc2_log_mean": _ALL_MEANS,
         "gnc2_log_variance": _ALL_MEANS,
-        "gnc3_alignment_spread": {"means of unequal length", "all rows shifted alike"},
+        "gnc2_margin": _ALL_MEANS,
+        # No break turns all rows against their means by the same angle, which it would not see.
+        "gnc3_alignment_spread": _ALL_COSINES,
         "hug_inter": _ALL_MEANS,
         "hug_intra": {"noise along the means", "noise across the means"},
         "nc4_disagreement": {
@@ -340,7 +352,14 @@ METRIC_PARTS = {
     "linear_decision": "test_metrics.py: nc4_disagreement",
     "decision_counts": "test_metrics.py: nc4_disagreement",
     "NearestMean": "test_metrics.py: nc4_disagreement",
-    "SpreadWithin": "test_metrics.py: hug_intra",
+    "frame_deviation": "test_frame_fit.py: takes a target that the table does not have",
+    "frame_spread": "test_frame_fit.py: takes a target that the table does not have",
+    "frame_duality": "test_frame_fit.py: takes a target that the table does not have",
+    "MistakeMetric": "test_mistakes.py: the rows of MISTAKE_METRICS",
+    "binned_calibration": "test_mistakes.py: calibration_error",
+    "discounts": "test_mistakes.py: preference_score",
+    "SpreadWithin": "test_uniformity.py: hug_intra in parts",
+    "least_mean_energy": "test_uniformity.py: the gap vanishes at every closed form",
 }
 
 
@@ -364,6 +383,8 @@ class LossCase:
     stops_gradient: bool = False  # a part of the gradient to the weight is left out on purpose
     refuses_zero_rows: bool = False  # of the weight
     maker: Callable[..., AbstractLoss] | None = None  # another than the class itself
+    rows: int = 4  # of the classifier; classes are four
+    features_get_whole_gradient: bool = True  # false where some of it is stopped on purpose
 
     def make(self) -> AbstractLoss:
         return (self.maker or self.kind)(**self.arguments)
@@ -393,6 +414,24 @@ def _hug(name: str, **arguments: Any) -> LossCase:
         stops_gradient=arguments.get("detach_proxies", True),
         refuses_zero_rows=True,
     )
+
+
+# Leaves at three depths, and a class X that is an inner node beside its children a and Y.
+LOSS_TREE = Hierarchy.from_pairs(
+    [("R", "X"), ("R", "b"), ("X", "a"), ("X", "Y"), ("Y", "c")], classes=["c", "X", "b", "a"]
+)
+
+
+def _on_the_tree(loss: Callable[..., float], **options: Any) -> Callable[..., float]:
+    parent, nodes = LOSS_TREE.parent.tolist(), LOSS_TREE.node_of_class.tolist()
+    tree = reference.hierarchical_losses.Tree(parent, nodes)
+    return lambda *operands: loss(*operands, tree=tree, **options)
+
+
+def _soft_labels(*operands: Any, sharpness: float) -> float:
+    parent, nodes = LOSS_TREE.parent.tolist(), LOSS_TREE.node_of_class.tolist()
+    table = reference.mistakes.distances(parent, nodes, "lca_height")
+    return reference.hierarchical_losses.soft_labels(*operands, table=table, sharpness=sharpness)
 
 
 LOSS_CASES: tuple[LossCase, ...] = (
@@ -477,6 +516,70 @@ LOSS_CASES: tuple[LossCase, ...] = (
         refuses_zero_rows=True,
         maker=HUG.released,
     ),
+    LossCase("frame cosine", FrameCosine, {}, reference.losses.frame_cosine),
+    LossCase(
+        "frame cosine, mixed above 1",
+        FrameCosine,
+        {"mixing": 1.5},
+        lambda *operands: reference.losses.frame_cosine(*operands, mixing=1.5),
+    ),
+    LossCase(
+        "hierarchical cross entropy",
+        HierarchicalCrossEntropy,
+        {"hierarchy": LOSS_TREE},
+        _on_the_tree(reference.hierarchical_losses.hierarchical_cross_entropy, decay=0.1),
+    ),
+    LossCase(
+        "hierarchical cross entropy, fine steps first",
+        HierarchicalCrossEntropy,
+        {"hierarchy": LOSS_TREE, "depth_decay": -0.7},
+        _on_the_tree(reference.hierarchical_losses.hierarchical_cross_entropy, decay=-0.7),
+    ),
+    LossCase(
+        "soft labels",
+        SoftLabels,
+        {"distances": LOSS_TREE, "sharpness": 3.0},
+        lambda *operands: _soft_labels(*operands, sharpness=3.0),
+    ),
+    LossCase(
+        "conditional softmax",
+        ConditionalSoftmax,
+        {"hierarchy": LOSS_TREE},
+        _on_the_tree(reference.hierarchical_losses.conditional_softmax),
+        rows=6,
+    ),
+    LossCase(
+        "conditional softmax, coarse steps first",
+        ConditionalSoftmax,
+        {"hierarchy": LOSS_TREE, "depth_decay": 0.5},
+        _on_the_tree(reference.hierarchical_losses.conditional_softmax, decay=0.5),
+        rows=6,
+    ),
+    LossCase(
+        "barz denzler",
+        BarzDenzler,
+        {},
+        reference.hierarchical_losses.barz_denzler,
+        takes_bias=False,
+    ),
+    LossCase(
+        "multi-granularity",
+        MultiGranularity,
+        {"hierarchy": LOSS_TREE},
+        _on_the_tree(reference.hierarchical_losses.multi_granularity),
+        rows=10,
+        features_get_whole_gradient=False,
+    ),
+    # Separation compares samples: test_losses_hierarchical.py has it.
+    LossCase(
+        "hierarchy-aware features",
+        HierarchyAwareFeatures,
+        {"hierarchy": LOSS_TREE, "consistency": 0.5, "separation": 0.0},
+        _on_the_tree(
+            reference.hierarchical_losses.hierarchy_aware_features, consistency=0.5, separation=0.0
+        ),
+        rows=10,
+    ),
 )
 
 loss_cases = {"argvalues": LOSS_CASES, "ids": [case.name for case in LOSS_CASES]}
@@ -491,14 +594,23 @@ class FrameCase:
 
     name: str  # in FRAMES
     make: Callable[..., Frame]  # (num_classes, dim, generator=None, *, dtype=...)
-    min_dim: Callable[[int], int]
+    min_dim: Callable[[int], int]  # for the Gram matrix below
     cosine: Callable[[int], float]  # of every pair
     sums_to_zero: bool
+    needs: Callable[[int], int] | None = None  # the fewest dimensions it exists in, if fewer
 
 
 FRAME_CASES: tuple[FrameCase, ...] = (
     FrameCase("simplex", simplex_etf, lambda k: k - 1, lambda k: -1 / (k - 1), True),
     FrameCase("orthogonal", orthogonal_frame, lambda k: k, lambda k: 0.0, False),
+    FrameCase(
+        "code",
+        spherical_code,
+        lambda k: k - 1,
+        lambda k: -1 / (k - 1),
+        True,
+        needs=lambda k: 1 if k == 2 else 2,
+    ),
 )
 
 # Public functions and classes in frames/ that are no rows of `FRAMES`.
@@ -506,19 +618,32 @@ FRAME_PARTS = {
     "ClosedForm",
     "Objective",
     "ReferenceEnergy",
+    "Smooth",
     "as_objective",
     "balanced_sizes",
+    "cache_folder",
+    "cap_angle",
     "check_code_size",
     "closed_form",
     "closed_form_status",
+    "constrained",
+    "descend",
+    "descend_blockwise",
     "framed",
+    "largest_cosine",
+    "linear_programming_bound",
     "max_cosine_bound",
+    "mean_energy",
+    "one_vs_rest_distance",
     "optimal_configuration",
-    "pair_distances",
     "polygon",
     "reference_energy",
     "simplices",
+    "softmax_code_bounds",
+    "softmax_code_margin",
     "unbalanced_sizes",
+    "unit",
+    "volume_bound",
 }
 
 frame_cases = {"argvalues": FRAME_CASES, "ids": [case.name for case in FRAME_CASES]}

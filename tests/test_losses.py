@@ -26,8 +26,8 @@ def operands(
     """(features, labels, weight, bias) of four classes in six dimensions."""
     generator = torch.Generator().manual_seed(len(labels))
     features = torch.randn(len(labels), 6, generator=generator, dtype=torch.float64)
-    weight = torch.randn(4, 6, generator=generator, dtype=torch.float64)
-    bias = torch.randn(4, generator=generator, dtype=torch.float64)
+    weight = torch.randn(case.rows, 6, generator=generator, dtype=torch.float64)
+    bias = torch.randn(case.rows, generator=generator, dtype=torch.float64)
     return (
         features.to(dtype),
         torch.tensor(labels),
@@ -54,8 +54,8 @@ def test_a_loss_equals_the_slow_loops(case: LossCase, with_bias: bool, labels: l
     loss = case.make()(*given)
     assert loss.shape == ()
     assert loss.dtype == torch.float64
-    # A prior of logit adjustment is kept in float32.
-    tolerance = 1e-7 if "class_counts" in case.arguments else 1e-12
+    # A prior of logit adjustment and the targets of soft labels are kept in float32.
+    tolerance = 1e-7 if {"class_counts", "sharpness"} & {*case.arguments} else 1e-12
     assert float(loss) == pytest.approx(by_reference(case, given), rel=tolerance)
 
 
@@ -165,14 +165,17 @@ def test_logit_adjustment_asks_more_of_rare_classes() -> None:
 def test_gradients_are_those_of_the_values(case: LossCase, labels: list[int]) -> None:
     features, indices, weight, bias = operands(case, labels)
     loss = case.make()
-    free = [features, weight] if bias is None else [features, weight, bias]
+    free = [weight] if bias is None else [weight, bias]
+    if case.features_get_whole_gradient:
+        free = [features, *free]
     if case.stops_gradient:
-        free.pop(1)
+        free = [features]
     for tensor in free:
         tensor.requires_grad_()
 
     def value(*tensors: Tensor) -> Tensor:
-        return loss(tensors[0], indices, *(tensors[1:] or [weight]))
+        given = tensors if case.features_get_whole_gradient else (features, *tensors)
+        return loss(given[0], indices, *(given[1:] or [weight]))
 
     assert torch.autograd.gradcheck(value, tuple(free))
 

@@ -10,20 +10,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from neuralcollapse.decisions import conditional_risk as conditional_risk
+    from neuralcollapse.decisions import minimum_risk as minimum_risk
     from neuralcollapse.energy import gaussian_energy as gaussian_energy
     from neuralcollapse.energy import gaussian_log_determinant as gaussian_log_determinant
     from neuralcollapse.energy import max_cosine as max_cosine
     from neuralcollapse.energy import riesz_energy as riesz_energy
     from neuralcollapse.energy import separation as separation
+    from neuralcollapse.frame_classifier import FrameClassifier as FrameClassifier
+    from neuralcollapse.frame_classifier import ResidualTransform as ResidualTransform
     from neuralcollapse.frames import Frame as Frame
+    from neuralcollapse.frames import NodeSubspaces as NodeSubspaces
     from neuralcollapse.frames import ReferenceEnergy as ReferenceEnergy
+    from neuralcollapse.frames import barz_denzler_frame as barz_denzler_frame
     from neuralcollapse.frames import closed_form_status as closed_form_status
+    from neuralcollapse.frames import hierarchy_frame as hierarchy_frame
     from neuralcollapse.frames import make_frame as make_frame
     from neuralcollapse.frames import max_cosine_bound as max_cosine_bound
+    from neuralcollapse.frames import node_subspaces as node_subspaces
+    from neuralcollapse.frames import one_vs_rest_distance as one_vs_rest_distance
     from neuralcollapse.frames import optimal_configuration as optimal_configuration
     from neuralcollapse.frames import orthogonal_frame as orthogonal_frame
     from neuralcollapse.frames import reference_energy as reference_energy
     from neuralcollapse.frames import simplex_etf as simplex_etf
+    from neuralcollapse.frames import softmax_code_bounds as softmax_code_bounds
+    from neuralcollapse.frames import softmax_code_margin as softmax_code_margin
+    from neuralcollapse.frames import spherical_code as spherical_code
     from neuralcollapse.geometry import Geometry as Geometry
     from neuralcollapse.geometry import gram_distance as gram_distance
     from neuralcollapse.heads import AbstractHead as AbstractHead
@@ -32,23 +44,41 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
     from neuralcollapse.heads import RotatedHead as RotatedHead
+    from neuralcollapse.hierarchy import Hierarchy as Hierarchy
+    from neuralcollapse.hierarchy import check_distances as check_distances
     from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
+    from neuralcollapse.losses import BarzDenzler as BarzDenzler
+    from neuralcollapse.losses import ConditionalSoftmax as ConditionalSoftmax
     from neuralcollapse.losses import CrossEntropy as CrossEntropy
     from neuralcollapse.losses import DotRegression as DotRegression
+    from neuralcollapse.losses import FrameCosine as FrameCosine
+    from neuralcollapse.losses import HierarchicalCrossEntropy as HierarchicalCrossEntropy
+    from neuralcollapse.losses import HierarchyAwareFeatures as HierarchyAwareFeatures
+    from neuralcollapse.losses import MultiGranularity as MultiGranularity
     from neuralcollapse.losses import NormalizedCrossEntropy as NormalizedCrossEntropy
+    from neuralcollapse.losses import SoftLabels as SoftLabels
     from neuralcollapse.losses import SquaredError as SquaredError
     from neuralcollapse.measurement import Measurement as Measurement
     from neuralcollapse.measurement import measure as measure
     from neuralcollapse.measurement import measure_features as measure_features
     from neuralcollapse.metrics import METRICS as METRICS
+    from neuralcollapse.metrics import MISTAKE_METRICS as MISTAKE_METRICS
+    from neuralcollapse.metrics import calibration_error as calibration_error
     from neuralcollapse.metrics import cdnv as cdnv
+    from neuralcollapse.metrics import frame_deviation as frame_deviation
+    from neuralcollapse.metrics import frame_duality as frame_duality
+    from neuralcollapse.metrics import frame_spread as frame_spread
     from neuralcollapse.metrics import gnc2_energy_gap as gnc2_energy_gap
     from neuralcollapse.metrics import gnc2_log_mean as gnc2_log_mean
     from neuralcollapse.metrics import gnc2_log_variance as gnc2_log_variance
+    from neuralcollapse.metrics import gnc2_margin as gnc2_margin
     from neuralcollapse.metrics import gnc3_alignment_spread as gnc3_alignment_spread
+    from neuralcollapse.metrics import hierarchical_distance as hierarchical_distance
     from neuralcollapse.metrics import hug_inter as hug_inter
     from neuralcollapse.metrics import hug_intra as hug_intra
+    from neuralcollapse.metrics import lca_accuracy as lca_accuracy
+    from neuralcollapse.metrics import mistake_severity as mistake_severity
     from neuralcollapse.metrics import nc1 as nc1
     from neuralcollapse.metrics import nc1_trace_ratio as nc1_trace_ratio
     from neuralcollapse.metrics import nc2_equiangle as nc2_equiangle
@@ -62,29 +92,47 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import nc3_alignment as nc3_alignment
     from neuralcollapse.metrics import nc3_duality as nc3_duality
     from neuralcollapse.metrics import nc4_disagreement as nc4_disagreement
+    from neuralcollapse.metrics import preference_score as preference_score
+    from neuralcollapse.mistakes import MistakeAccumulator as MistakeAccumulator
+    from neuralcollapse.mistakes import Mistakes as Mistakes
     from neuralcollapse.statistics import ClassStatistics as ClassStatistics
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
     from neuralcollapse.tap import FeatureTap as FeatureTap
+    from neuralcollapse.theory import Prediction as Prediction
+    from neuralcollapse.theory import predict as predict
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
+    "decisions": "conditional_risk minimum_risk",
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
+    "frame_classifier": "FrameClassifier ResidualTransform",
     "frames": (
-        "Frame ReferenceEnergy closed_form_status make_frame max_cosine_bound "
-        "optimal_configuration orthogonal_frame reference_energy simplex_etf"
+        "Frame NodeSubspaces ReferenceEnergy barz_denzler_frame closed_form_status "
+        "hierarchy_frame make_frame max_cosine_bound node_subspaces one_vs_rest_distance "
+        "optimal_configuration orthogonal_frame reference_energy simplex_etf "
+        "softmax_code_bounds softmax_code_margin spherical_code"
     ),
     "geometry": "Geometry gram_distance",
     "heads": "AbstractHead ClassMeanHead CosineHead FixedHead LinearHead RotatedHead",
-    "losses": "AbstractLoss CrossEntropy DotRegression HUG NormalizedCrossEntropy SquaredError",
+    "hierarchy": "Hierarchy check_distances",
+    "losses": (
+        "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "
+        "HierarchicalCrossEntropy HierarchyAwareFeatures MultiGranularity "
+        "NormalizedCrossEntropy SoftLabels SquaredError"
+    ),
     "measurement": "Measurement measure measure_features",
     "metrics": (
-        "METRICS cdnv gnc2_energy_gap gnc2_log_mean gnc2_log_variance gnc3_alignment_spread "
-        "hug_inter hug_intra nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
+        "METRICS MISTAKE_METRICS calibration_error cdnv frame_deviation frame_duality "
+        "frame_spread gnc2_energy_gap gnc2_log_mean gnc2_log_variance gnc2_margin "
+        "gnc3_alignment_spread hierarchical_distance hug_inter hug_intra lca_accuracy "
+        "mistake_severity nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
         "nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance nc2w_max_angle "
-        "nc3_alignment nc3_duality nc4_disagreement"
+        "nc3_alignment nc3_duality nc4_disagreement preference_score"
     ),
+    "mistakes": "MistakeAccumulator Mistakes",
     "statistics": "ClassStatistics StatisticsAccumulator",
     "tap": "FeatureTap",
+    "theory": "Prediction predict",
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names.split()}
 

@@ -61,27 +61,32 @@ def check_vector(name: str, value: Any, length: int, why: str = "") -> Tensor:
     return value
 
 
-def check_labels(labels: Any, num_samples: int) -> Tensor:
-    """Return `labels` as int64 if they are a 1-D integer tensor with one entry per sample."""
+def check_labels(
+    labels: Any, num_samples: int | None, name: str = "labels", *, rows: str = "features"
+) -> Tensor:
+    """Return `labels` as int64 if they are a 1-D integer tensor with one entry per sample.
+
+    The number of samples is that of the rows of `rows`; None for any.
+    """
     if not isinstance(labels, Tensor):
         raise TypeError(
-            f"labels must be a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor"
+            f"{name} must be a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor"
         )
     if labels.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"labels must be integers, got {_dtype(labels)}; convert with .long()")
+        raise TypeError(f"{name} must be integers, got {_dtype(labels)}; convert with .long()")
     if labels.dim() != 1:
         raise ValueError(
-            f"labels must be 1-D with one class index per sample, got shape {tuple(labels.shape)}"
+            f"{name} must be 1-D with one class index per sample, got shape {tuple(labels.shape)}"
         )
-    if len(labels) != num_samples:
+    if num_samples is not None and len(labels) != num_samples:
         raise ValueError(
-            f"labels and features must have the same length, got {len(labels)} labels "
-            f"for {num_samples} rows of features"
+            f"{name} and {rows} must have the same length, got {len(labels)} {name} "
+            f"for {num_samples} rows of {rows}"
         )
     return labels.long()
 
 
-def check_label_range(labels: Tensor, num_classes: int) -> None:
+def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") -> None:
     """Raise if a label lies outside [0, num_classes). Reads the values: waits for a GPU."""
     if not len(labels):
         return
@@ -89,13 +94,13 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
     if low >= 0 and high < num_classes:
         return
     if low >= 1 and high == num_classes:
-        hint = "are your labels 1-based?"
+        hint = f"are your {name} 1-based?"
     elif low < 0:
         hint = "leave out samples with an ignore index before measuring"
     else:
         hint = f"use num_classes >= {high + 1}"
     raise ValueError(
-        f"labels must lie in [0, {num_classes}), got values from {low} to {high}; {hint}"
+        f"{name} must lie in [0, {num_classes}), got values from {low} to {high}; {hint}"
     )
 
 

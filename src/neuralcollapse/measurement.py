@@ -28,7 +28,7 @@ _REGIMES = {
     "simplex": "K <= d+1, a simplex fits: the nc2 rows are primary, the gnc2 rows secondary",
     "general": "K > d+1, no simplex fits: the gnc2 rows are primary, the nc2 rows secondary",
 }
-# Features up to this many bytes are kept for NC4; beyond it the data is read a second time.
+# Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
 _MOST_CLASSES = 1 << 24
@@ -171,8 +171,8 @@ def measure(
     """Measure how collapsed a model is on the batches of a loader.
 
     One pass in evaluation mode without gradients. Features up to 1 GiB are kept for
-    `nc4_disagreement`; more are computed a second time. The model, its mode and its device are
-    afterwards as they were.
+    `nc4_disagreement` and `hug_intra`; more are computed a second time. The model, its mode and
+    its device are afterwards as they were.
 
     Args:
         model: any module with a linear classifier.

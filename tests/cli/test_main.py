@@ -17,7 +17,7 @@ from cli.command import environment, in_process, run
 from neuralcollapse.cli import main as main_function
 from neuralcollapse.cli.main import TRACEBACK_VARIABLE, app
 
-VERBS = ["train", "measure", "report", "data"]
+VERBS = ["train", "measure", "frame", "report", "data"]
 VERSION = f"neuralcollapse {neuralcollapse.__version__}\n"
 
 

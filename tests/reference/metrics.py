@@ -167,6 +167,122 @@ def alignment(weight: np.ndarray, centred: np.ndarray) -> float:
     )
 
 
+def alignment_spread(weight: np.ndarray, centred: np.ndarray) -> float:
+    """Coefficient of variation over k of cos(w_k, mu_k - mu_G)."""
+    values = [
+        float(w @ c) / math.sqrt(float(w @ w) * float(c @ c))
+        for w, c in zip(weight, centred, strict=True)
+    ]
+    return population_deviation(values) / abs(math.fsum(values) / len(values))
+
+
+def direction(vector: np.ndarray) -> np.ndarray:
+    return vector / math.sqrt(float(vector @ vector))
+
+
+def pair_distances(rows: np.ndarray) -> list[float]:
+    """Between the directions of every pair k < j."""
+    gaps = [
+        direction(rows[k]) - direction(rows[j])
+        for k in range(len(rows))
+        for j in range(k + 1, len(rows))
+    ]
+    return [math.sqrt(float(gap @ gap)) for gap in gaps]
+
+
+def log_energies(rows: np.ndarray) -> list[float]:
+    return [-math.log(r) if r > 0 else math.inf for r in pair_distances(rows)]
+
+
+def log_mean(rows: np.ndarray) -> float:
+    values = log_energies(rows)
+    return math.fsum(values) / len(values)
+
+
+def log_variance(rows: np.ndarray) -> float:
+    values = log_energies(rows)
+    return population_deviation(values) ** 2 if max(values) < math.inf else math.inf
+
+
+def hug_inter(rows: np.ndarray) -> float:
+    """Mean over pairs of 1 / distance^2, of the directions."""
+    values = [1 / r**2 if r > 0 else math.inf for r in pair_distances(rows)]
+    return math.fsum(values) / len(values)
+
+
+def hug_intra(
+    features: np.ndarray, labels: np.ndarray, m: Moments, centre: np.ndarray | float
+) -> float:
+    """Mean over classes of the mean distance of the directions of samples and class mean."""
+    means = []
+    for k, mean in zip(m.seen, m.means, strict=True):
+        proxy = direction(mean - centre)
+        distances = []
+        for h, y in zip(np.asarray(features, dtype=np.float64), labels, strict=True):
+            if y == k:
+                moved = h - centre
+                gap = (direction(moved) if moved.any() else moved) - proxy
+                distances.append(math.sqrt(float(gap @ gap)))
+        means.append(math.fsum(distances) / len(distances))
+    return math.fsum(means) / len(means)
+
+
+def least_log_energy(num_classes: int, dim: int) -> float:
+    """Mean over pairs at the best arrangement: simplex, polygon, or orthogonal simplices.
+
+    Built as a list of distances; the cross-polytope is d orthogonal pairs. Nothing is known in
+    closed form for K > 2d > 4.
+    """
+    if num_classes > dim + 1 and dim == 2:
+        corners = np.exp(2j * np.pi * np.arange(num_classes) / num_classes)
+        return log_mean(np.stack([corners.real, corners.imag], axis=1))
+    if num_classes > 2 * dim:
+        return math.nan
+    parts = 1 if num_classes <= dim + 1 else num_classes - dim
+    sizes = [num_classes // parts + (i < num_classes % parts) for i in range(parts)]
+    inner = [math.comb(m, 2) for m in sizes]
+    across = math.comb(num_classes, 2) - sum(inner)
+    total = -0.5 * across * math.log(2)
+    for pairs, m in zip(inner, sizes, strict=True):
+        total -= 0.5 * pairs * math.log(2 * m / (m - 1))
+    return total / math.comb(num_classes, 2)
+
+
+def hull_distance(point: np.ndarray, others: np.ndarray) -> float:
+    """From a point to the convex hull of others, through every face: for a handful of them.
+
+    The nearest point lies in the affine hull of some subset with weights that are all positive, so
+    it is the nearest of the feet of the point on these subsets.
+    """
+    best = math.inf
+    for chosen in range(1, 2 ** len(others)):
+        corners = others[[i for i in range(len(others)) if chosen >> i & 1]]
+        edges = (corners[1:] - corners[0]).T
+        weights = np.linalg.lstsq(edges, point - corners[0], rcond=None)[0]
+        if weights.min(initial=0) >= -1e-12 and weights.sum() <= 1 + 1e-12:
+            gap = corners[0] + edges @ weights - point
+            best = min(best, math.sqrt(float(gap @ gap)))
+    return best
+
+
+def best_margin(num_classes: int, dim: int) -> float:
+    if num_classes <= dim + 1:
+        return num_classes / (num_classes - 1)
+    if num_classes <= 2 * dim:
+        return 1.0
+    return 1 - math.cos(2 * math.pi / num_classes) if dim == 2 else math.nan
+
+
+def margin(rows: np.ndarray) -> float:
+    """Smallest distance of a direction from the hull of the others, over the largest possible."""
+    best = best_margin(len(rows), rows.shape[1])
+    if math.isnan(best):
+        return best
+    units = np.stack([direction(row) for row in rows])
+    distances = [hull_distance(units[k], np.delete(units, k, axis=0)) for k in range(len(units))]
+    return min(distances) / best
+
+
 def disagreement(
     features: np.ndarray, m: Moments, weight: np.ndarray, bias: np.ndarray | None
 ) -> float:
@@ -204,6 +320,12 @@ def all_metrics(
         "nc2_equiangle": equiangle(centred),
         "nc2_max_angle": max_angle(centred),
         "nc2_etf_distance": etf_distance(centred),
+        "gnc2_energy_gap": log_mean(centred) - least_log_energy(*centred.shape),
+        "gnc2_log_mean": log_mean(centred),
+        "gnc2_log_variance": log_variance(centred),
+        "gnc2_margin": margin(centred),
+        "hug_inter": hug_inter(centred),
+        "hug_intra": hug_intra(features, labels, m, m.centre(global_mean)),
     }
     if weight is not None:
         rows = np.asarray(weight, dtype=np.float64)[m.seen]
@@ -215,6 +337,7 @@ def all_metrics(
             "nc2w_etf_distance": etf_distance(rows),
             "nc3_duality": duality(rows, centred),
             "nc3_alignment": alignment(rows, centred),
+            "gnc3_alignment_spread": alignment_spread(rows, centred),
             "nc4_disagreement": disagreement(
                 features, m, np.asarray(weight, dtype=np.float64), full_bias
             ),

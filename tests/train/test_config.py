@@ -143,20 +143,21 @@ def test_without_a_choice_two_methods_are_compared() -> None:
     assert all(getattr(learned, name) == getattr(fixed, name) for name in others)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("frame", [None, *FRAME_NAMES])
-@pytest.mark.parametrize("head", [None, *HEAD_NAMES])
 @pytest.mark.parametrize("loss", [None, *LOSS_NAMES])
-def test_every_choice_is_resolved_or_refused(
-    loss: str | None, head: str | None, frame: str | None, bias: bool
-) -> None:
-    config = TrainConfig(loss=loss, head=head, frame=frame, bias=bias)
+def test_every_choice_is_resolved_or_refused(loss: str | None) -> None:
+    heads, frames = (None, *HEAD_NAMES), (None, *FRAME_NAMES)
+    for head, frame, bias in itertools.product(heads, frames, (True, False)):
+        _resolved_or_refused(loss, head, frame, bias)
+
+
+def _resolved_or_refused(loss: str | None, head: str | None, frame: str | None, bias: bool) -> None:
+    config = TrainConfig(loss=loss, head=head, frame=frame, bias=bias, hierarchy="fashion-mnist")
     if loss is None and head is None and frame is None:
         assert len(config.methods()) == 2
         return
     contradicts = frame is not None and head not in (None, "fixed", "rotated")
-    of_cosines = loss in ("dot-regression", "hug", "normalized-cross-entropy")
-    biased_cosine = of_cosines and head == "linear" and bias
+    of_cosines = ("dot-regression", "hug", "normalized-cross-entropy", "barz-denzler")
+    biased_cosine = loss in of_cosines and head == "linear" and bias
     if contradicts or biased_cosine:
         with pytest.raises(ValueError, match=r"must (go with|have)") as caught:
             config.methods()
@@ -172,6 +173,14 @@ def test_every_choice_is_resolved_or_refused(
     assert chosen.methods() == (chosen,)
     assert chosen.slug
     assert chosen.label
+
+
+@pytest.mark.parametrize("given", [{"loss": "soft-labels"}, {"frame": "hierarchy:decay_rate=3"}])
+def test_a_hierarchy_must_be_given_where_one_is_needed(given: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"hierarchy must be given with .*; pass a file or cifar"):
+        TrainConfig.from_values(given).methods()
+    (chosen,) = TrainConfig.from_values({**given, "hierarchy": "cifar100"}).methods()
+    assert chosen.hierarchy == "cifar100"
 
 
 CHOSEN: list[tuple[dict[str, str], str, str]] = [
@@ -221,10 +230,13 @@ def test_only_a_frame_can_be_assigned() -> None:
 
 def test_methods_differ_in_name() -> None:
     chosen = [
-        TrainConfig(loss=loss, head=head, bias=False).methods()[0]
+        TrainConfig(loss=loss, head=head, bias=False, hierarchy="cifar100").methods()[0]
         for loss in LOSS_NAMES
         for head in HEAD_NAMES
-    ] + [TrainConfig(loss=loss, frame="orthogonal").methods()[0] for loss in LOSS_NAMES]
+    ] + [
+        TrainConfig(loss=loss, frame="orthogonal", hierarchy="cifar100").methods()[0]
+        for loss in LOSS_NAMES
+    ]
     assert len({config.slug for config in chosen}) == len({c.label for c in chosen}) == len(chosen)
 
 

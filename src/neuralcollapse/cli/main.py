@@ -8,7 +8,9 @@ import typer
 
 from neuralcollapse import __version__
 from neuralcollapse.cli.data import data
+from neuralcollapse.cli.frame import frame
 from neuralcollapse.cli.measure import measure
+from neuralcollapse.cli.predict import predict
 from neuralcollapse.cli.report import report
 from neuralcollapse.cli.train import train_command
 
@@ -16,11 +18,13 @@ TRACEBACK_VARIABLE = "NEURALCOLLAPSE_TRACEBACK"
 
 app = typer.Typer(
     name="neuralcollapse",
-    help="Measure and induce the geometry that classifiers collapse to.",
+    help="Measure, induce and predict the geometry that classifiers collapse to.",
     add_completion=False,
 )
 app.command("train")(train_command())
 app.command("measure")(measure)
+app.command("frame")(frame)
+app.command("predict")(predict)
 app.command("report")(report)
 app.command("data")(data)
 

@@ -2,18 +2,20 @@
 
 Which one has the least energy for K classes in d dimensions:
 
-    K <= d+1           regular simplex                                        proved
-    d = 2              regular polygon                                        proved
-    K = 2d             cross-polytope                                         proved
-    d+1 < K < 2d       K-d mutually orthogonal regular simplices of at        best known; proved for
-                       least two points each                                  log and K = d+2
+    K <= d+1           regular simplex                       proved
+    d = 2              regular polygon                       proved
+    K = 2d             cross-polytope                        proved
+    d+1 < K < 2d       K-d mutually orthogonal simplices,    best known; proved for the logarithm
+                       for Riesz powers up to 2              and K = d+2
     otherwise          none
 
 Proved: for every Riesz power above -2, the logarithm and Gaussians (Cohn, Kumar 2007), and K = d+2
-for the logarithm (Dragnev, Musin 2019). The sizes of the simplices: as equal as possible for powers
-below 2, all alike good at power 2, all but one of size two above; that follows from the energy as a
-function of one size, which is convex, linear and concave in turn. Above power 4 other arrangements
-may win, and no closed form is claimed.
+for the logarithm (Dragnev, Musin 2019). The sizes of the simplices are as equal as possible, which
+is the best choice for powers below 2, as the energy is a convex function of each size; at power 2
+it is linear, and all sizes from two upwards are alike good. Above 2 it is concave: one large
+simplex and pairs are best among the unions, but other arrangements beat all of them from some power
+on, which is below 3 for K = 39 in 20 dimensions and below 16 for K = 5 in three. No closed form is
+claimed there.
 
 For the largest smallest distance every one of them is optimal, proved, up to K = 2d (Rankin 1955),
 where the largest cosine is 0 as soon as K > d+1; there are many more that attain it.
@@ -32,8 +34,8 @@ from neuralcollapse.frames.simplex import simplex_etf
 from neuralcollapse.scalars import check_integer
 
 PROVED, BEST_KNOWN = "proved", "best known"
-# The highest power at which unions of simplices were compared with the solver.
-_HIGHEST_UNION_POWER = 4.0
+# Up to it, the solver was never seen to beat a union of simplices.
+_HIGHEST_UNION_POWER = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +101,6 @@ def closed_form(num_classes: int, dim: int, objective: Objective) -> ClosedForm 
         return simplices(balanced_sizes(num_classes, dim), PROVED)
     if objective.name != "riesz" or objective.parameter > _HIGHEST_UNION_POWER:
         return None
-    if objective.parameter > 2:
-        return simplices(unbalanced_sizes(num_classes, dim), BEST_KNOWN)
     proved = objective.parameter == 0 and num_classes == dim + 2
     return simplices(balanced_sizes(num_classes, dim), PROVED if proved else BEST_KNOWN)
 

@@ -165,8 +165,9 @@ def embed(
     rank = vectors.shape[1]
     if generator is None:
         return torch.nn.functional.pad(vectors, (0, dim - rank)).to(dtype)
-    gaussian = torch.randn(dim, rank, generator=generator, dtype=torch.float64)
-    basis, triangle = torch.linalg.qr(gaussian)
+    device = generator.device
+    gaussian = torch.randn(dim, rank, generator=generator, dtype=torch.float64, device=device)
+    basis, triangle = torch.linalg.qr(gaussian.cpu())
     # The signs make the basis of the QR factorisation uniformly distributed.
     basis = basis * triangle.diagonal().sign()
     return (vectors @ basis.T).to(dtype)

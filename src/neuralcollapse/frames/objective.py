@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from neuralcollapse.energy import gaussian_energy, riesz_energy, separation
 from neuralcollapse.scalars import check_choice, check_number
 from neuralcollapse.specs import parse_spec
 
+_FEW = 8192
 NAMES = ("riesz", "log", "gaussian", "separation", "softmax_code")
 
 
@@ -30,7 +30,8 @@ class Objective:
     def __str__(self) -> str:
         if self.name == "riesz" and self.parameter == 0:
             return "log"
-        return self.name if self.is_separation else f"{self.name}:{self.parameter:g}"
+        number = repr(self.parameter).removesuffix(".0")
+        return self.name if self.is_separation else f"{self.name}:{number}"
 
     @property
     def is_separation(self) -> bool:
@@ -57,8 +58,11 @@ class Objective:
         return _exponential(self.log_sum(counts, squared))
 
     def total(self, vectors: Tensor) -> float:
-        """The energy of vectors (K, d), in float64, block by block; infinite where it overflows."""
-        wide = vectors.double()
+        """The energy of vectors (K, d), block by block; infinite where it overflows.
+
+        In float64 for a few thousand vectors, in their own precision for more.
+        """
+        wide = vectors.double() if len(vectors) <= _FEW else vectors
         if self.is_separation:
             return -float(separation(wide))
         if self.name == "gaussian":
@@ -98,9 +102,3 @@ def as_objective(energy: "str | float | Objective", argument: str = "energy") ->
         return Objective("gaussian", check_number("scale", scale, minimum=0, exclusive=True))
     spec.arguments({})
     return Objective("riesz", 0.0) if name == "log" else Objective(name)
-
-
-def pair_distances(vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (ones) and squared distances of all pairs of a few unit vectors, by differences."""
-    squared = torch.pdist(vectors.double()).square().numpy()
-    return np.ones_like(squared), squared

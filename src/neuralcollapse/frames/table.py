@@ -8,6 +8,7 @@ import torch
 from neuralcollapse.frames.frame import Frame
 from neuralcollapse.frames.orthogonal import orthogonal_frame
 from neuralcollapse.frames.simplex import simplex_etf
+from neuralcollapse.frames.spherical_code import spherical_code
 from neuralcollapse.scalars import check_integer
 from neuralcollapse.specs import parse_spec
 
@@ -15,9 +16,10 @@ from neuralcollapse.specs import parse_spec
 FRAMES: tuple[tuple[str, Callable[..., Frame]], ...] = (
     ("simplex", simplex_etf),
     ("orthogonal", orthogonal_frame),
+    ("code", spherical_code),
 )
 # What may follow the name, e.g. `code:energy=log,starts=8`.
-OPTIONS: Mapping[str, Mapping[str, type]] = {}
+OPTIONS: Mapping[str, Mapping[str, type]] = {"code": {"energy": str, "starts": int, "steps": int}}
 SUFFIX = ".safetensors"
 
 
@@ -32,8 +34,9 @@ def make_frame(
     """The frame that a text names: one of `FRAMES` with its options, or a file.
 
     Args:
-        spec: `simplex`, `orthogonal`, or the path of a file that `Frame.save` wrote, ending in
-            .safetensors.
+        spec: `simplex`, `orthogonal`, `code`, `code:log` or `code:energy=log,starts=8` (energy,
+            starts and steps of `spherical_code`), or the path of a file that `Frame.save` wrote,
+            ending in .safetensors.
         num_classes: K; a file must hold as many vectors.
         dim: d; a file must hold vectors as long.
         generator: for a random orientation; a file's vectors are taken as they are.
@@ -47,6 +50,8 @@ def make_frame(
     Example:
         >>> make_frame("simplex", num_classes=4, dim=3).kind
         'simplex ETF'
+        >>> make_frame("code:energy=log", num_classes=5, dim=3).kind
+        '2 orthogonal simplices of 3 + 2 vectors'
     """
     if isinstance(spec, str) and spec.endswith(SUFFIX):
         return _from_file(spec, num_classes, dim, dtype)
@@ -57,7 +62,8 @@ def make_frame(
             f"frame must be one of {', '.join(makers)} or the path of a {SUFFIX} file, got "
             f"{parsed.name!r}"
         )
-    options = parsed.arguments(OPTIONS.get(parsed.name, {}))
+    kinds = OPTIONS.get(parsed.name, {})
+    options = parsed.arguments(kinds, bare="energy" if "energy" in kinds else None)
     return makers[parsed.name](num_classes, dim, generator, dtype=dtype, **options)
 
 

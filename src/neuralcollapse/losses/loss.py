@@ -3,13 +3,14 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix, check_vector
+from neuralcollapse.hierarchy import Hierarchy
 
 
 class AbstractLoss(nn.Module, ABC):
@@ -23,6 +24,9 @@ class AbstractLoss(nn.Module, ABC):
 
     name: str
     """What it is called on the command line."""
+
+    num_classes: int | None = None
+    """K, where the classifier has more rows than there are classes; else None."""
 
     @abstractmethod
     def terms(
@@ -49,7 +53,7 @@ class AbstractLoss(nn.Module, ABC):
             raise ValueError("features must hold at least one sample, got an empty batch")
         labels = check_labels(labels, len(features))
         if labels.device.type == "cpu":
-            check_label_range(labels, len(weight))
+            check_label_range(labels, self.num_classes or len(weight))
         return total(self.terms(features, labels, weight, bias))
 
 
@@ -57,6 +61,16 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     """The sum of the terms of a loss."""
     first, *others = terms.values()
     return functools.reduce(torch.add, others, first)
+
+
+def check_hierarchy(hierarchy: Any) -> Hierarchy:
+    """Return `hierarchy` if it is a Hierarchy."""
+    if not isinstance(hierarchy, Hierarchy):
+        raise TypeError(
+            f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}; make one with "
+            "Hierarchy.from_pairs or Hierarchy.from_levels"
+        )
+    return hierarchy
 
 
 def logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

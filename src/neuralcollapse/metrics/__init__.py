@@ -18,6 +18,16 @@ from neuralcollapse.metrics.decision import nc4_disagreement as nc4_disagreement
 from neuralcollapse.metrics.duality import gnc3_alignment_spread as gnc3_alignment_spread
 from neuralcollapse.metrics.duality import nc3_alignment as nc3_alignment
 from neuralcollapse.metrics.duality import nc3_duality as nc3_duality
+from neuralcollapse.metrics.frame_fit import frame_deviation as frame_deviation
+from neuralcollapse.metrics.frame_fit import frame_duality as frame_duality
+from neuralcollapse.metrics.frame_fit import frame_spread as frame_spread
+from neuralcollapse.metrics.mistakes import MISTAKE_METRICS as MISTAKE_METRICS
+from neuralcollapse.metrics.mistakes import MistakeMetric as MistakeMetric
+from neuralcollapse.metrics.mistakes import calibration_error as calibration_error
+from neuralcollapse.metrics.mistakes import hierarchical_distance as hierarchical_distance
+from neuralcollapse.metrics.mistakes import lca_accuracy as lca_accuracy
+from neuralcollapse.metrics.mistakes import mistake_severity as mistake_severity
+from neuralcollapse.metrics.mistakes import preference_score as preference_score
 from neuralcollapse.metrics.table import METRICS as METRICS
 from neuralcollapse.metrics.table import Metric as Metric
 from neuralcollapse.metrics.table import evaluate as evaluate
@@ -25,8 +35,10 @@ from neuralcollapse.metrics.uniformity import SpreadWithin as SpreadWithin
 from neuralcollapse.metrics.uniformity import gnc2_energy_gap as gnc2_energy_gap
 from neuralcollapse.metrics.uniformity import gnc2_log_mean as gnc2_log_mean
 from neuralcollapse.metrics.uniformity import gnc2_log_variance as gnc2_log_variance
+from neuralcollapse.metrics.uniformity import gnc2_margin as gnc2_margin
 from neuralcollapse.metrics.uniformity import hug_inter as hug_inter
 from neuralcollapse.metrics.uniformity import hug_intra as hug_intra
+from neuralcollapse.metrics.uniformity import least_mean_energy as least_mean_energy
 from neuralcollapse.metrics.variability import cdnv as cdnv
 from neuralcollapse.metrics.variability import nc1 as nc1
 from neuralcollapse.metrics.variability import nc1_trace_ratio as nc1_trace_ratio

@@ -73,10 +73,11 @@ def gnc3_alignment_spread(
 ) -> Tensor:
     """Variation of the cosines between classifier rows and centred class means; 0 at collapse.
 
-        std_k(cos(w_k, mu_k - mu_G)) / mean_k(cos(w_k, mu_k - mu_G)) over the classes seen
+        std_k(cos(w_k, mu_k - mu_G)) / abs(mean_k(cos(w_k, mu_k - mu_G))) over the classes seen
 
     with the population standard deviation. Whether all classes are aligned equally well; blind to
-    how well, which is `nc3_alignment`, and to norms.
+    how well, or whether the wrong way round, which is `nc3_alignment`, and to norms. Far from
+    collapse the mean is near zero and the ratio has no bound.
 
     Args:
         statistics: of the features that enter the classifier.
@@ -84,14 +85,14 @@ def gnc3_alignment_spread(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
 
     Returns:
-        0-d float64; nan for fewer than two classes, or if a row or mean is zero. Negative where
-        the classifier points away from the means.
+        0-d float64, at least 0; nan for fewer than two classes, or if a row or mean is zero;
+        infinite if the cosines differ and their mean is zero.
 
     Raises:
         ValueError: if the shape of the weight is not that of the class means.
     """
     cosines = _cosines(statistics, weight, global_mean)
-    return cosines.std(correction=0) / cosines.mean()
+    return cosines.std(correction=0) / cosines.mean().abs()
 
 
 def _cosines(statistics: ClassStatistics, weight: Tensor, global_mean: GlobalMean) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neuralcollapse.frames import reference_energy
 from neuralcollapse.metrics.angles import (
     nc2_equiangle,
     nc2_equinorm,
@@ -25,8 +24,10 @@ from neuralcollapse.metrics.uniformity import (
     gnc2_energy_gap,
     gnc2_log_mean,
     gnc2_log_variance,
+    gnc2_margin,
     hug_inter,
     hug_intra,
+    least_mean_energy,
 )
 from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -49,6 +50,7 @@ class Metric:
         takes_global_mean: whether it has the argument `global_mean`.
         reference: who introduced it.
         summary: what it says, in a few words.
+        most_classes: above it `evaluate` leaves the metric out, as it would take long; or None.
     """
 
     function: Callable[..., Tensor]
@@ -59,6 +61,7 @@ class Metric:
     takes_global_mean: bool
     reference: str
     summary: str
+    most_classes: int | None = None
 
     @property
     def key(self) -> str:
@@ -84,25 +87,23 @@ def regime_of(num_classes: int, dim: int) -> Literal["simplex", "general"]:
 
 
 def _log_energy(num_classes: int, dim: int) -> float:
-    return _reference(num_classes, dim, 0.0)
+    return least_mean_energy(num_classes, dim, 0.0)
 
 
 def _riesz_energy(num_classes: int, dim: int) -> float:
-    return _reference(num_classes, dim, 2.0)
-
-
-def _reference(num_classes: int, dim: int, power: float) -> float:
-    if num_classes < 2 or dim < 1:
-        return math.nan
-    return reference_energy(num_classes, dim, power, solve=False).mean
+    return least_mean_energy(num_classes, dim, 2.0)
 
 
 def _zero_for_a_simplex(num_classes: int, dim: int) -> float:
     return 0.0 if num_classes <= dim + 1 else math.nan
 
 
+# K quadratic programs: 0.2 to 0.4 seconds far from collapse.
+_MOST_MARGIN_CLASSES = 100
+
 _PAPYAN = "Papyan, Han, Donoho 2020"
 _LIU = "Liu et al. 2023"
+_JIANG = "Jiang et al. 2024"
 _STATISTICS: tuple[Need, ...] = ("statistics",)
 _WEIGHT: tuple[Need, ...] = ("weight",)
 _BOTH: tuple[Need, ...] = ("statistics", "weight")
@@ -118,8 +119,11 @@ def _row(
     at_collapse: float | Callable[[int, int], float] = 0.0,
     better: Literal["lower", "higher"] = "lower",
     regime: Regime = "any",
+    most_classes: int | None = None,
 ) -> Metric:
-    return Metric(function, needs, at_collapse, better, regime, global_mean, reference, summary)
+    return Metric(
+        function, needs, at_collapse, better, regime, global_mean, reference, summary, most_classes
+    )
 
 
 METRICS: tuple[Metric, ...] = (
@@ -207,11 +211,22 @@ METRICS: tuple[Metric, ...] = (
         at_collapse=_zero_for_a_simplex,
         regime="general",
     ),
+    _row(
+        gnc2_margin,
+        _STATISTICS,
+        _JIANG,
+        "class means: one against the rest, over best",
+        global_mean=True,
+        at_collapse=1.0,
+        better="higher",
+        regime="general",
+        most_classes=_MOST_MARGIN_CLASSES,
+    ),
     _row(nc3_duality, _BOTH, _PAPYAN, "classifier from class means, up to scale", global_mean=True),
     _row(
         nc3_alignment,
         _BOTH,
-        "Jiang et al. 2024",
+        _JIANG,
         "cosine of classifier and class mean",
         global_mean=True,
         at_collapse=1.0,
@@ -278,7 +293,7 @@ def evaluate(
                 metric, statistics, weight, global_mean
             )
         if isinstance(outcome, float) and not math.isfinite(outcome):
-            outcome = _why(metric, outcome, statistics, weight)
+            outcome = _why(metric, outcome, statistics, weight, global_mean)
         values[metric.key] = outcome if isinstance(outcome, float) else math.nan
         if isinstance(outcome, str):
             reasons[metric.key] = outcome
@@ -292,6 +307,12 @@ def _missing(metric: Metric, statistics: ClassStatistics, weight: Tensor | None)
         return "needs the features themselves, not only their statistics"
     if "scatter" in metric.needs and statistics.scatter is None:
         return "the statistics were accumulated without scatter"
+    num_seen = int(statistics.seen.sum())
+    if metric.most_classes is not None and num_seen > metric.most_classes:
+        return (
+            f"takes long for more than {metric.most_classes} classes, got {num_seen}; call "
+            f"{metric.key} on the statistics if that is meant"
+        )
     return None
 
 
@@ -306,7 +327,13 @@ def _value(
     return float(metric.function(*arguments, **options))
 
 
-def _why(metric: Metric, value: float, statistics: ClassStatistics, weight: Tensor | None) -> str:
+def _why(
+    metric: Metric,
+    value: float,
+    statistics: ClassStatistics,
+    weight: Tensor | None,
+    global_mean: GlobalMean,
+) -> str:
     """The reason for a value that is not finite."""
     num_seen = int(statistics.seen.sum())
     if num_seen < 2:
@@ -321,11 +348,29 @@ def _why(metric: Metric, value: float, statistics: ClassStatistics, weight: Tens
         if zero_rows:
             return f"rows {zero_rows[:5]} of the classifier are zero and have no direction"
     if math.isinf(value):
-        return "infinite: the means of two classes coincide"
-    if metric.regime == "general" and metric.at_collapse == 0:
-        size = f"{num_seen} directions in {statistics.dim} dimensions"
-        if not math.isfinite(_reference(num_seen, statistics.dim, 0.0)):
-            return (
-                f"the least energy of {size} has no closed form; solve for it with reference_energy"
-            )
+        return _INFINITE.get(metric.key, "infinite: two class means have the same direction")
+    centred = statistics.centred_means(global_mean)
+    if metric.key in _REFERENCES and not bool((centred == 0).all(1).any()):
+        return _no_reference(metric.key, num_seen, statistics.dim)
     return "class means coincide with each other or with the global mean"
+
+
+_INFINITE = {
+    "cdnv": "infinite: the means of two classes coincide",
+    "gnc3_alignment_spread": "infinite: the mean cosine of classifier and class means is zero",
+}
+# What their references are, and the energy that `reference_energy` keeps of it.
+_REFERENCES = {
+    "gnc2_energy_gap": ("least energy", "'log'"),
+    "gnc2_margin": ("largest margin", "'softmax_code'"),
+}
+
+
+def _no_reference(key: str, num_seen: int, dim: int) -> str:
+    if dim == 1:
+        return f"one dimension has two directions, not {num_seen}"
+    what, energy = _REFERENCES[key]
+    return (
+        f"the {what} of {num_seen} directions in {dim} dimensions has no closed form; "
+        f"reference_energy({num_seen}, {dim}, {energy}) solves for it once and keeps it"
+    )

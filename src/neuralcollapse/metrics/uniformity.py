@@ -5,15 +5,24 @@ d + 1; what is left of it is uniformity, measured by an energy, a margin, or the
 uniformity between and within classes.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
-from neuralcollapse.energy import riesz_energy
-from neuralcollapse.frames import reference_energy
-from neuralcollapse.metrics.pairs import pair_blocks
+from neuralcollapse.frames import one_vs_rest_distance, reference_energy
+from neuralcollapse.metrics.pairs import squared_distances
+from neuralcollapse.scalars import check_number
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+# Features per block: 2^20 floats are 4 MiB.
+_BLOCK_FEATURES = 1 << 20
+# Two bounds on a distance, computed in different ways, differ by rounding.
+_ROUNDING = 1e-12
+# With smaller pivots the inverse of a Gram matrix loses more than half of the digits.
+_LEAST_PIVOT = 1e-3
 
 
 def gnc2_energy_gap(
@@ -32,7 +41,7 @@ def gnc2_energy_gap(
     the energy; the gap to a reference is what makes it 0 at collapse for any number of classes.
 
     Blind to norms. Where the reference is the best known and not proved, the gap may come out
-    negative: then the class means have found a better one.
+    negative: then the class means have found a better arrangement.
 
     Args:
         statistics: of the features.
@@ -40,10 +49,14 @@ def gnc2_energy_gap(
         centred: subtract the global mean first; without it u_k is the direction of mu_k.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         reference: the least mean energy per pair; by default that of `reference_energy` for the
-            classes seen, which is nan where there is no closed form and none was solved for.
+            classes seen, from a closed form or its cache.
 
     Returns:
-        0-d float64; nan for fewer than two classes, a mean without direction, or no reference.
+        0-d float64; nan for fewer than two classes, a mean without direction, or no reference;
+        infinite if two directions coincide and s is not negative.
+
+    Raises:
+        ValueError: if power is -2 or below.
 
     Example:
         >>> square = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -51,14 +64,21 @@ def gnc2_energy_gap(
         >>> abs(round(float(gnc2_energy_gap(statistics)), 6))
         0.0
     """
+    power = check_number("power", power, minimum=-2, exclusive=True)
     units = _units(statistics, centred, global_mean)
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
-        return units.new_full((), torch.nan)
+    energy = _mean_energy(units, power)
+    if not bool(energy.isfinite()):
+        return energy
     if reference is None:
-        num_classes, dim = units.shape
-        reference = reference_energy(num_classes, dim, power, solve=False).mean
-    return riesz_energy(units, power) / num_pairs - reference
+        reference = least_mean_energy(*units.shape, power)
+    return energy - reference
+
+
+def least_mean_energy(num_classes: int, dim: int, power: float) -> float:
+    """The least mean energy per pair of K directions that is known without solving, else nan."""
+    if not _has_room(num_classes, dim):
+        return math.nan
+    return reference_energy(num_classes, dim, power, solve=False).mean
 
 
 def gnc2_log_mean(
@@ -97,9 +117,58 @@ def gnc2_log_variance(
     `gnc2_log_mean`.
 
     Returns:
-        0-d float64; nan for fewer than two classes, a mean without direction or coinciding ones.
+        0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
+        directions coincide.
     """
     return _log_moments(_units(statistics, centred, global_mean))[1]
+
+
+def gnc2_margin(
+    statistics: ClassStatistics,
+    *,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+    reference: float | None = None,
+) -> Tensor:
+    """Softmax-code margin of the class means' directions over the best known; 1 at collapse.
+
+        min_k(distance of u_k from the convex hull of all other u_j) / reference
+
+    with u_k the direction of mu_k - mu_G. Source: Jiang et al. 2023 for the margin, taken of the
+    classifier; the share of the best is what makes it 1 at collapse for any number of classes.
+    0 if some class lies among the others. Blind to norms, and to all classes but the worst. For
+    d+1 < K <= 2d many arrangements are optimal, uniform or not.
+
+    Up to K quadratic programs, in order of a lower bound until no further class can be worse: one
+    or two of them near collapse. Far from it K = 200 classes may take a second, so that `measure`
+    leaves it out beyond 100.
+
+    Args:
+        statistics: of the features.
+        centred: subtract the global mean first; without it u_k is the direction of mu_k.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        reference: the largest margin; by default the best known for the classes seen, K/(K-1) for
+            K <= d+1, 1 up to K = 2d, 1 - cos(2 pi / K) in a plane, else half the square of the
+            largest smallest distance that `reference_energy` has in its cache.
+
+    Returns:
+        0-d float64, at least 0; nan for fewer than two classes, a mean without direction, or no
+        reference.
+
+    Example:
+        >>> square = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> statistics = ClassStatistics.from_features(square, torch.arange(4), 4)
+        >>> round(float(gnc2_margin(statistics)), 6)
+        1.0
+    """
+    units = _units(statistics, centred, global_mean)
+    if len(units) < 2 or bool(units.isnan().any()):
+        return units.new_full((), torch.nan)
+    if reference is None:
+        reference = _best_margin(*units.shape)
+    if math.isnan(reference):
+        return units.new_full((), torch.nan)
+    return units.new_tensor(_margin(units.cpu()) / reference)
 
 
 def hug_inter(
@@ -119,13 +188,10 @@ def hug_inter(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
 
     Returns:
-        0-d float64; nan for fewer than two classes or a mean without direction.
+        0-d float64, above 0; nan for fewer than two classes or a mean without direction, infinite
+        if two directions coincide.
     """
-    units = _units(statistics, centred, global_mean)
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
-        return units.new_full((), torch.nan)
-    return riesz_energy(units, 2) / num_pairs
+    return _mean_energy(_units(statistics, centred, global_mean), 2.0)
 
 
 def hug_intra(
@@ -166,6 +232,9 @@ def hug_intra(
 class SpreadWithin:
     """Distances of directions to those of their class means, summed by class over batches.
 
+    Works relative to the global mean, so that an offset common to all features, however large,
+    does not drown the distances in float32.
+
     Args:
         statistics: whose class means are the centres.
         centred: subtract the global mean first.
@@ -179,26 +248,47 @@ class SpreadWithin:
         centred: bool = True,
         global_mean: GlobalMean = "class",
     ):
-        means = statistics.means.double()
-        origin = statistics.global_mean(global_mean).double()
-        self._origin = origin if centred else torch.zeros_like(origin)
-        means = means - self._origin
-        self._centres = means / means.norm(dim=1, keepdim=True)
-        self.totals = means.new_zeros(2, len(means))
+        self._means = statistics.means.double()
+        # From differences: means that coincide have no direction, and not that of their rounding.
+        moved = statistics.centred_means(global_mean) if centred else statistics.seen_means
+        self._broken = bool((moved == 0).all(1).any())
+        self._origin = None
+        if centred and len(moved):
+            self._origin = (statistics.seen_means[0] - moved[0]).double()
+        self._centres: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+        self.totals = self._means.new_zeros(2, len(self._means))
         """(2, K): sums of distances, and numbers of samples; those of several processes add up."""
 
+    @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features (N, d), labels (N,)."""
-        wide = features.to(torch.promote_types(features.dtype, torch.float32))
-        units = directions(wide - self._origin.to(wide.dtype))
-        distances = (units - self._centres[labels].to(wide.dtype)).norm(dim=1).to(self.totals)
-        self.totals[0].index_add_(0, labels, distances)
-        self.totals[1].index_add_(0, labels, torch.ones_like(distances))
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        origin, centres = self._moved(dtype)
+        rows = max(1, _BLOCK_FEATURES // max(1, features.shape[1]))
+        for block, own in zip(features.split(rows), labels.split(rows), strict=True):
+            units = directions(block.to(dtype) - origin)
+            distances = (units - centres[own]).norm(dim=1).to(self.totals)
+            self.totals[0].index_add_(0, own, distances)
+            self.totals[1].index_add_(0, own, torch.ones_like(distances))
 
     def result(self) -> Tensor:
         """The mean over classes of their mean distances, 0-d float64."""
         sums, counts = self.totals
+        if self._broken:
+            return sums.new_full((), torch.nan)
         return (sums / counts)[counts > 0].mean()
+
+    def _moved(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The origin (d,) and the centres' directions (K, d) for features of one precision."""
+        if dtype not in self._centres:
+            origin = self._means.new_zeros(self._means.shape[1], dtype=dtype)
+            if self._origin is not None:
+                # Rounded first, so that means and features are moved by exactly the same.
+                origin = self._origin.to(dtype)
+            moved = self._means - origin
+            units = moved / moved.norm(dim=1, keepdim=True)
+            self._centres[dtype] = origin, units.to(dtype)
+        return self._centres[dtype]
 
 
 def _units(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) -> Tensor:
@@ -208,6 +298,24 @@ def _units(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) 
     return means / means.norm(dim=1, keepdim=True)
 
 
+def _has_room(num_classes: int, dim: int) -> bool:
+    """Whether so many directions can all differ."""
+    return num_classes >= 2 and dim >= (1 if num_classes == 2 else 2)
+
+
+def _mean_energy(units: Tensor, power: float) -> Tensor:
+    """Mean over pairs of the Riesz kernel; infinite where it diverges."""
+    if not power:
+        return _log_moments(units)[0]
+    num_pairs = len(units) * (len(units) - 1) / 2
+    if not num_pairs or bool(units.isnan().any()):
+        return units.new_full((), torch.nan)
+    total = units.new_zeros(())
+    for squared in squared_distances(units):
+        total = total + squared.pow(-power / 2).sum()
+    return math.copysign(1, power) * total / num_pairs
+
+
 def _log_moments(units: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population variance over pairs of -log(distance)."""
     count = len(units)
@@ -215,12 +323,52 @@ def _log_moments(units: Tensor) -> tuple[Tensor, Tensor]:
     if not num_pairs or bool(units.isnan().any()):
         return units.new_full((), torch.nan), units.new_full((), torch.nan)
     # Around the simplex's value, so that the squares of a collapsed network do not cancel.
-    usual = -torch.tensor(2 * count / (count - 1), dtype=units.dtype).log() / 2
+    usual = -math.log(2 * count / (count - 1)) / 2
     first, second = units.new_zeros(()), units.new_zeros(())
-    for rows, columns, pairs in pair_blocks(count):
-        squared = (2 - 2 * units[rows] @ units[columns].T)[pairs].clamp(min=0)
+    for squared in squared_distances(units):
         deviations = -squared.log() / 2 - usual
         first = first + deviations.sum()
         second = second + deviations.square().sum()
     shift = first / num_pairs
+    if bool(shift.isinf()):
+        return shift, shift
     return usual + shift, (second / num_pairs - shift.square()).clamp(min=0)
+
+
+def _best_margin(num_classes: int, dim: int) -> float:
+    """The largest margin known without solving, else nan: 1 - cos of the best separation."""
+    if not _has_room(num_classes, dim):
+        return math.nan
+    return reference_energy(num_classes, dim, "softmax_code", solve=False).total ** 2 / 2
+
+
+def _margin(units: Tensor) -> float:
+    """Smallest one-vs-rest distance, by as few quadratic programs as lower bounds leave."""
+    count, dim = units.shape
+    if count < dim:
+        # The same distances in as many dimensions as there are classes.
+        units = torch.linalg.qr(units.T, mode="r").R.T
+    least = math.inf
+    bounds, order = _one_vs_rest_bounds(units).sort()
+    for bound, k in zip(bounds.tolist(), order, strict=True):
+        if least <= bound + _ROUNDING:
+            break
+        least = min(least, float(one_vs_rest_distance(units, k[None])))
+    return least
+
+
+def _one_vs_rest_bounds(units: Tensor) -> Tensor:
+    """(K,), lower bounds of the one-vs-rest distances.
+
+    The others lie in the half-space up to their largest cosine, and in their affine hull, whose
+    distance follows from the inverse Gram matrix of affinely independent points.
+    """
+    count = len(units)
+    cosines = units @ units.T
+    bounds = 1 - cosines.masked_fill(torch.eye(count, dtype=torch.bool), -1.0).amax(1)
+    moved = units - units.mean(0)
+    factor, failed = torch.linalg.cholesky_ex(moved @ moved.T + 1 / count)
+    if not bool(failed) and float(factor.diagonal().min()) > _LEAST_PIVOT:
+        squares = torch.cholesky_inverse(factor).diagonal() - 1 / count
+        bounds = bounds.maximum(squares.rsqrt())
+    return bounds

@@ -1,20 +1,22 @@
-"""One page that holds everything it shows and needs no network."""
+"""What the page of a report, or of a prediction, holds."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from neuralcollapse import __version__
-from neuralcollapse.files import write_atomically
 from neuralcollapse.metrics import METRICS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, tables, wording
 from neuralcollapse.report.figures import Panel
 from neuralcollapse.report.grams import gram_frames
 from neuralcollapse.report.history import History, read_histories
+from neuralcollapse.report.page import write_page
+from neuralcollapse.report.prediction_view import (
+    PredictionView,
+    figures_of,
+    view_alone,
+    view_of_run,
+)
 from neuralcollapse.report.scene import MAX_POINTS, scene_frames
 from neuralcollapse.report.snapshots import (
     MAX_CLASSES,
@@ -23,9 +25,10 @@ from neuralcollapse.report.snapshots import (
     shown_epochs,
     slider_epochs,
 )
+from neuralcollapse.theory import Prediction
 
 
-def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+def write_report(runs: Sequence[Run], path: str | Path, *, predict: bool = False) -> Path:
     """Write a page that shows one run, or several side by side, and return its path.
 
     The page is one HTML file with plotly.js inside; it requests nothing from anywhere. It holds
@@ -36,71 +39,46 @@ def write_report(runs: Sequence[Run], path: str | Path) -> Path:
     Args:
         runs: at least one; their data sets and numbers of classes may differ.
         path: of the HTML file; its folder must exist.
+        predict: show beside each run what its configuration is predicted to collapse to.
 
     Raises:
         ValueError: if there are no runs, one is given twice, one has nothing measured or is
             damaged, or the extra `report` is not installed.
         FileNotFoundError: if the folder does not exist.
     """
-    path = Path(path)
     histories = read_histories(runs)
-    page = _template().render(
-        _content(histories), style=_source("page.css"), **_scripts(), version=__version__
-    )
-    # Names of folders may hold bytes that are no text.
-    write_atomically(path, page.encode("utf-8", errors="replace"))
-    return path
+    places = enumerate(histories) if predict else ()
+    views = [view_of_run(place, history) for place, history in places]
+    return write_page("page.html", _content(histories, views), path)
 
 
-def _template() -> Any:
-    try:
-        import jinja2
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(_needs_report("jinja2", error)) from None
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {
-        "allow_nan": False,
-        "separators": (",", ":"),
-        "sort_keys": False,
+def write_prediction(prediction: Prediction, path: str | Path) -> Path:
+    """Write a page that shows a prediction, and return its path.
+
+    Norms by class with the threshold, Gram matrices, the phases of the rarest class, double wells,
+    and the path as the decay falls, where the case has them. Self-contained, as `write_report`.
+
+    Args:
+        prediction: what to show.
+        path: of the HTML file; its folder must exist.
+
+    Raises:
+        ValueError: if the extra `report` is not installed.
+        FileNotFoundError: if the folder does not exist.
+    """
+    view = view_alone(prediction)
+    counts = prediction.counts.tolist()
+    content = {
+        "title": f"{prediction.loss}, {len(counts)} classes of {min(counts)} to {max(counts)}",
+        "view": view,
+        "figures": figures_of([view]),
+        "players": {"stops": [], "runs": []},
+        "terms": wording.PREDICTION_TERMS,
     }
-    return environment.from_string(_source("page.html"))
+    return write_page("prediction.html", content, path)
 
 
-def _scripts() -> dict[str, str]:
-    """The two scripts of the page and the policy that lets no other run."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(_needs_report("plotly", error)) from None
-    # Browsers read line ends as \n, and compare the hash after that.
-    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
-    script = _source("page.js")
-    hashes = " ".join(_hash(text) for text in (plotly, script))
-    policy = (
-        f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
-    return {"plotly": plotly, "script": script, "policy": policy}
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _needs_report(name: str, error: BaseException) -> str:
-    return (
-        f"a report needs the extra report, but {name} cannot be imported ({error}); "
-        "pip install 'neuralcollapse[report]'"
-    )
-
-
-def _source(name: str) -> str:
-    return resources.files("neuralcollapse.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _content(histories: list[History]) -> dict[str, Any]:
+def _content(histories: list[History], views: list[PredictionView]) -> dict[str, Any]:
     """Everything that the template shows."""
     performance = [
         figures.accuracy_panel(histories),
@@ -121,7 +99,9 @@ def _content(histories: list[History]) -> dict[str, Any]:
         "metrics": metrics,
         "players": players,
         "splits": list(figures.DASHES),
-        "figures": {panel.name: panel.figure for panel in drawn if panel.figure is not None},
+        "figures": {panel.name: panel.figure for panel in drawn if panel.figure is not None}
+        | figures_of(views),
+        "predictions": views,
         "numbers": _numbers(histories),
         "conventions": wording.same_conventions(histories),
         "counts": counts,
@@ -129,7 +109,7 @@ def _content(histories: list[History]) -> dict[str, Any]:
         "settings": tables.settings(histories),
         "glossary": METRICS,
         "regimes": wording.REGIMES,
-        "terms": wording.TERMS,
+        "terms": wording.TERMS + (wording.PREDICTION_TERMS if views else ()),
         "name_of": wording.title,
         "shown": wording.shown,
         "max_points": MAX_POINTS,

@@ -73,6 +73,25 @@ TERMS = (
 )
 
 
+PREDICTION_TERMS = (
+    (
+        "prediction",
+        "The minimum over the classifier and free features of all samples of the loss plus decays. "
+        "Real networks come near it after long training; lengths converge last.",
+    ),
+    (
+        "alive, collapsed",
+        "Up to n* samples a class is not worth its decay: under squared error its features and "
+        "classifier row vanish, under cross entropy equal small classes merge.",
+    ),
+    (
+        "metastable",
+        "Of two or more linear layers: zero is the minimum, but a large start may stay alive; "
+        "above n* a small start may die.",
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Sentence:
     """One statement of a verdict, and the metric that it rests on."""

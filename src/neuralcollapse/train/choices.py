@@ -25,6 +25,11 @@ LOSS_OPTIONS: _Options = {
         "min_distance": float,
     },
     "normalized-cross-entropy": {"temperature": float},
+    "frame-cosine": {"mixing": float},
+    "hierarchical-cross-entropy": {"depth_decay": float},
+    "soft-labels": {"sharpness": float, "kind": str},
+    "barz-denzler": {},
+    "hierarchy-aware-features": {"consistency": float, "alignment": float, "separation": float},
 }
 HEAD_OPTIONS: _Options = {
     "linear": {},
@@ -34,11 +39,19 @@ HEAD_OPTIONS: _Options = {
     "class-mean": {"momentum": float, "through_batch": bool},
 }
 LOSS_NAMES, HEAD_NAMES = tuple(LOSS_OPTIONS), tuple(HEAD_OPTIONS)
-FRAME_NAMES = ("simplex", "orthogonal")
+FRAME_NAMES = ("simplex", "orthogonal", "code", "hierarchy")
 FRAME_SUFFIX = ".safetensors"
 
-# Losses of cosines: a bias has no place in them.
-_WITHOUT_BIAS = {"dot-regression": "fixed", "hug": "cosine", "normalized-cross-entropy": "cosine"}
+# Losses of cosines, which have no place for a bias, and the head each is used with.
+_WITHOUT_BIAS = {
+    "dot-regression": "fixed",
+    "hug": "cosine",
+    "normalized-cross-entropy": "cosine",
+    "barz-denzler": "fixed",
+}
+# Losses for a fixed frame; the frame each was made for, where it is of one kind.
+_USUAL_FRAME = {"frame-cosine": "hierarchy", "barz-denzler": "hierarchy"}
+_OF_A_HIERARCHY = ("hierarchical-cross-entropy", "soft-labels", "hierarchy-aware-features")
 # Heads that hold a frame.
 _FRAMED = ("fixed", "rotated")
 
@@ -64,6 +77,12 @@ def check_frame_choice(spec: str) -> None:
             )
 
 
+def needs_hierarchy(loss: str, frame: str | None) -> bool:
+    """Whether a method is made from a hierarchy of the classes."""
+    framed = frame is not None and frame.partition(":")[0] == "hierarchy"
+    return framed or loss_choice(loss)[0] in _OF_A_HIERARCHY
+
+
 def completed(
     loss: str | None, head: str | None, frame: str | None, bias: bool
 ) -> tuple[str, str, str | None]:
@@ -74,7 +93,8 @@ def completed(
     """
     loss = loss or "cross-entropy"
     name, _ = loss_choice(loss)
-    usual = "fixed" if frame is not None else _WITHOUT_BIAS.get(name, "linear")
+    usual = "fixed" if name in _USUAL_FRAME else _WITHOUT_BIAS.get(name, "linear")
+    usual = "fixed" if frame is not None else usual
     head = head or usual
     kind, _ = head_choice(head)
     framed = kind in _FRAMED
@@ -87,7 +107,7 @@ def completed(
             f"loss={name} must have a head without bias, got head=linear; use "
             f"head={_WITHOUT_BIAS[name]}, or bias=false"
         )
-    return loss, head, frame or ("simplex" if framed else None)
+    return loss, head, frame or (_USUAL_FRAME.get(name, "simplex") if framed else None)
 
 
 def in_words(loss: str, head: str, frame: str | None) -> str:

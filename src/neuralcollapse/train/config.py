@@ -22,6 +22,7 @@ from neuralcollapse.train.choices import (
     head_choice,
     in_words,
     loss_choice,
+    needs_hierarchy,
 )
 
 AUGMENTATIONS = ("none", "crop", "crop-flip")
@@ -40,6 +41,12 @@ class TrainConfig:
     data: str = _option("Data", "digits", "Data set; `neuralcollapse data` lists them.")
     data_root: str | None = _option(
         "Data", None, "Folder or file of the data; a default per data set."
+    )
+    hierarchy: str | None = _option(
+        "Data",
+        None,
+        "Hierarchy of the classes: a file (see `neuralcollapse hierarchy`), cifar100 or "
+        "fashion-mnist.",
     )
     imbalance: str = _option(
         "Data", "none", "Long tail in the training set: none or exponential:RATIO."
@@ -192,6 +199,11 @@ class TrainConfig:
             fixed = dataclasses.replace(self, loss="dot-regression")
             return (*learned.methods(), *fixed.methods())
         loss, head, frame = completed(self.loss, self.head, self.frame, self.bias)
+        if needs_hierarchy(loss, frame) and self.hierarchy is None:
+            what = f"frame={frame}" if frame else f"loss={loss}"
+            raise ValueError(
+                f"hierarchy must be given with {what}; pass a file or cifar100, fashion-mnist"
+            )
         if self.assign_after is not None and frame is None:
             raise ValueError(
                 f"assign_after must go with a frame, got head={head}; use head=fixed or rotated"

@@ -19,7 +19,7 @@ from neuralcollapse.record import Run
 from neuralcollapse.train.augmentation import augment
 from neuralcollapse.train.config import TrainConfig, measured_epochs
 from neuralcollapse.train.data import Data, load_data
-from neuralcollapse.train.network import Objective, fit_scale, make_loss, make_network
+from neuralcollapse.train.network import Objective, fit_scale, made_frame, make_loss, make_network
 from neuralcollapse.train.observer import Observer
 from neuralcollapse.train.progress import TrainingProgress
 from neuralcollapse.train.samples import EpochOrder, loader
@@ -102,7 +102,8 @@ def check_trainable(config: TrainConfig, data: Data) -> None:
         inputs = augment(inputs, config.augment, order, 0)
         loss = make_loss(config, data)
         try:
-            network = make_network(config, data.num_classes, data.input_shape)
+            frame = made_frame(config, data.classes)
+            network = make_network(config, data.num_classes, data.input_shape, frame)
             objective = Objective(network, loss, config.feature_decay, len(data.train))
             objective(inputs, labels)
         except (RuntimeError, MemoryError) as error:
@@ -172,7 +173,8 @@ def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: boo
     forked = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
         torch.manual_seed(config.seed)
-        network = make_network(config, data.num_classes, data.input_shape)
+        frame = made_frame(config, data.classes)
+        network = make_network(config, data.num_classes, data.input_shape, frame)
         fit_scale(network.scale, data)
         loss = make_loss(config, data)
         objective = Objective(network, loss, config.feature_decay, len(data.train))

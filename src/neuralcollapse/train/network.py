@@ -1,11 +1,12 @@
 """The network that is trained: standardised inputs, backbone, head; and its loss."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.frames import Frame, make_frame
+from neuralcollapse.frames import Frame, hierarchy_frame, make_frame
 from neuralcollapse.heads import (
     AbstractHead,
     ClassMeanHead,
@@ -14,23 +15,36 @@ from neuralcollapse.heads import (
     LinearHead,
     RotatedHead,
 )
+from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.losses import (
     HUG,
     AbstractLoss,
+    BarzDenzler,
     CrossEntropy,
     DotRegression,
+    FrameCosine,
+    HierarchicalCrossEntropy,
+    HierarchyAwareFeatures,
     NormalizedCrossEntropy,
+    SoftLabels,
     SquaredError,
 )
 from neuralcollapse.losses.loss import total
 from neuralcollapse.record import Run
+from neuralcollapse.specs import parse_spec
 from neuralcollapse.train.backbones import Standardize, make_backbone
-from neuralcollapse.train.choices import FRAME_SUFFIX, head_choice, loss_choice
+from neuralcollapse.train.choices import head_choice, loss_choice
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data
 from neuralcollapse.train.samples import seeded
 
 _SAMPLES_FOR_SCALE = 10_000
+_OF_A_HIERARCHY: dict[str, Callable[..., AbstractLoss]] = {
+    "hierarchical-cross-entropy": HierarchicalCrossEntropy,
+    "soft-labels": SoftLabels,
+    "hierarchy-aware-features": HierarchyAwareFeatures,
+}
+_HIERARCHY_OPTIONS = {"decay_rate": float, "mapping": str, "floor": str, "distances": str}
 
 
 class Network(nn.Module):
@@ -113,10 +127,10 @@ def make_network(
 ) -> Network:
     """The network of a configuration, initialised from torch's global generator.
 
-    Its inputs are not yet standardised: see `fit_scale`. A frame stands in for the one that the
-    configuration names.
+    Its inputs are not yet standardised: see `fit_scale`. The frame of a head that holds one is by
+    default made from the configuration alone, which cannot be done for one of a hierarchy.
     """
-    dim = config.dim or max(128, num_classes)
+    dim = feature_width(config, num_classes)
     name = config.backbone
     if name == "auto":
         name = "cnn" if len(input_shape) == 3 and min(input_shape[1:]) > 16 else "mlp"
@@ -125,6 +139,50 @@ def make_network(
     per_channel = (input_shape[0], 1, 1) if len(input_shape) == 3 else input_shape
     scale = Standardize(torch.zeros(per_channel), torch.ones(per_channel))
     return Network(scale, backbone, head)
+
+
+def feature_width(config: TrainConfig, num_classes: int) -> int:
+    """d, the width of the features."""
+    return config.dim or max(128, num_classes)
+
+
+def class_hierarchy(config: TrainConfig, classes: Sequence[str]) -> Hierarchy | None:
+    """The hierarchy of a configuration, its classes in the order of the labels; None without one.
+
+    Raises:
+        ValueError: if the file is unreadable or does not hold these classes.
+    """
+    if config.hierarchy is None:
+        return None
+    known = {"cifar100": Hierarchy.cifar100, "fashion-mnist": Hierarchy.fashion_mnist}
+    found = known.get(config.hierarchy)
+    hierarchy = Hierarchy.from_file(config.hierarchy) if found is None else found()
+    lacking = [name for name in classes if name not in hierarchy.nodes]
+    if lacking:
+        raise ValueError(
+            f"hierarchy must hold every class of the data, {config.hierarchy} lacks "
+            f"{len(lacking)} of {len(classes)}, first {lacking[0]!r}; it holds "
+            f"{', '.join(hierarchy.classes[:5])}, ..."
+        )
+    return hierarchy.subset(list(classes))
+
+
+def made_frame(config: TrainConfig, classes: Sequence[str]) -> Frame | None:
+    """The frame of a configuration whose head holds one, or None."""
+    if config.frame is None:
+        return None
+    dim, generator = feature_width(config, len(classes)), seeded(config.seed, 1)
+    spec = config.frame
+    if spec.partition(":")[0] != "hierarchy":
+        return _frame(spec, len(classes), dim, config.seed)
+    hierarchy = class_hierarchy(config, classes)
+    if hierarchy is None:
+        raise ValueError(f"hierarchy must be given with frame={spec}, got None")
+    options = parse_spec("frame", spec).arguments(_HIERARCHY_OPTIONS)
+    floor = options.get("floor", "exact")
+    if floor not in ("exact", "search"):
+        options["floor"] = float(floor)
+    return hierarchy_frame(hierarchy, dim=dim, generator=generator, **options)
 
 
 def fit_scale(scale: Standardize, data: Data) -> None:
@@ -152,9 +210,9 @@ def load_network(run: Run, epoch: int | None = None) -> Network:
     config = TrainConfig.from_values(run.config)
     num_classes, shape = len(run.info["classes"]), tuple(run.info["input_shape"])
     held = None
-    if config.frame is not None and config.frame.endswith(FRAME_SUFFIX):
-        # The checkpoint has it; the file may be gone.
-        held = Frame("as saved", torch.zeros(num_classes, config.dim or max(128, num_classes)))
+    if config.frame is not None:
+        # The checkpoint has it; the file that it came from may be gone.
+        held = Frame("as saved", torch.zeros(num_classes, feature_width(config, num_classes)))
     with torch.random.fork_rng():
         network = make_network(config, num_classes, shape, held)
     if config.precision == "64":
@@ -178,6 +236,15 @@ def make_loss(config: TrainConfig, data: Data) -> AbstractLoss:
         return NormalizedCrossEntropy(**{"temperature": config.temperature, **options})
     if name == "hug":
         return HUG(**options, synchronise=config.devices > 1)
+    if name == "frame-cosine":
+        return FrameCosine(**options)
+    if name == "barz-denzler":
+        return BarzDenzler()
+    if name in _OF_A_HIERARCHY:
+        hierarchy = class_hierarchy(config, data.classes)
+        if hierarchy is None:
+            raise ValueError(f"hierarchy must be given with loss={name}, got None")
+        return _OF_A_HIERARCHY[name](hierarchy, **options)
     counts = data.counts()["train"] if config.logit_adjustment else None
     return CrossEntropy(config.label_smoothing, counts, config.logit_adjustment)
 

@@ -1,0 +1,166 @@
+"""`neuralcollapse predict`: what a network will collapse to, before it is trained."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from neuralcollapse.scalars import check_integer
+from neuralcollapse.train.config import imbalance_ratio
+
+_MOST_CLASSES_IN_JSON = 4096
+
+
+def predict(
+    counts: Annotated[
+        str | None, typer.Option(help="Samples per class, e.g. 5000,2997,1796,50.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="K, instead of --counts.")] = None,
+    per_class: Annotated[
+        int | None, typer.Option(help="Samples of the largest class, with --classes.")
+    ] = None,
+    imbalance: Annotated[
+        str, typer.Option(help="With --classes: none or exponential:RATIO, a long tail.")
+    ] = "none",
+    loss: Annotated[
+        str, typer.Option(help="mse, ce, label_smoothing, focal, cdt, ldt or weighted_mse.")
+    ] = "mse",
+    depth: Annotated[int, typer.Option(help="Linear layers after the features.")] = 1,
+    bias: Annotated[str, typer.Option(help="none, free, or its decay, e.g. 0.05.")] = "none",
+    weight_decay: Annotated[
+        str, typer.Option(help="Of the linear layers: one number, or one per layer by commas.")
+    ] = "5e-4",
+    feature_decay: Annotated[
+        float, typer.Option(help="Of the features, summed over the training set.")
+    ] = 1e-5,
+    dim: Annotated[int | None, typer.Option(help="Width of the features.")] = None,
+    widths: Annotated[
+        str | None, typer.Option(help="Widths between the linear layers, by commas.")
+    ] = None,
+    activation: Annotated[
+        Literal["linear", "relu"], typer.Option(help="relu: features cannot be negative.")
+    ] = "linear",
+    class_weights: Annotated[
+        str | None, typer.Option(help="weighted_mse: factor of each class, by commas.")
+    ] = None,
+    class_scales: Annotated[
+        str | None, typer.Option(help="cdt, ldt: the scale of each class, by commas.")
+    ] = None,
+    label_smoothing: Annotated[
+        float, typer.Option(help="label_smoothing: share of the target spread evenly.")
+    ] = 0.1,
+    focal_power: Annotated[float, typer.Option(help="focal: its exponent.")] = 2.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Also write a page with figures (.html) or JSON (.json)."),
+    ] = None,
+) -> None:
+    """Predict norms, angles, logits and dead classes from counts, loss and decay.
+
+    The minimum over a classifier and free features of the mean loss plus decay: cross entropy, or
+    half the squared distance to one-hot targets. `neuralcollapse.theory.from_training` converts
+    the settings of a PyTorch run to these constants.
+    """
+    if out is not None and out.suffix not in (".html", ".json"):
+        raise ValueError(f"out must end in .html or .json, got {out}")
+    options: dict[str, Any] = {
+        "loss": loss.replace("-", "_"),
+        "depth": depth,
+        "bias": _bias(bias),
+        "weight_decay": _decays(weight_decay),
+        "feature_decay": feature_decay,
+        "dim": dim,
+        "widths": None if widths is None else [int(w) for w in _numbers("widths", widths)],
+        "activation": activation,
+        "class_weights": None
+        if class_weights is None
+        else _numbers("class_weights", class_weights),
+        "class_scales": None if class_scales is None else _numbers("class_scales", class_scales),
+        "label_smoothing": label_smoothing,
+        "focal_power": focal_power,
+    }
+    sizes = _counts(counts, classes, per_class, imbalance)
+    if as_json and len(sizes) > _MOST_CLASSES_IN_JSON:
+        raise ValueError(
+            f"counts must be of at most {_MOST_CLASSES_IN_JSON} classes for --json, which holds "
+            f"(K, K) matrices, got {len(sizes)}; use neuralcollapse.theory.predict"
+        )
+    from neuralcollapse import theory
+
+    prediction = theory.predict(sizes, **options)
+    if out is not None:
+        _write(prediction, out)
+    if as_json:
+        print(json.dumps(prediction.to_dict(), allow_nan=False))
+        return
+    print(prediction)
+    if out is not None:
+        print(f"written: {out}")
+
+
+def _write(prediction: Any, out: Path) -> None:
+    from neuralcollapse.files import write_json
+
+    if out.suffix == ".json":
+        write_json(out, prediction.to_dict())
+        return
+    from neuralcollapse.report import write_prediction
+
+    write_prediction(prediction, out)
+
+
+def _counts(
+    counts: str | None, classes: int | None, per_class: int | None, imbalance: str
+) -> list[int]:
+    """Samples per class, from a list or from a rule."""
+    if counts is not None:
+        if classes is not None or per_class is not None or imbalance != "none":
+            raise ValueError(
+                "counts must come without classes, per_class and imbalance; leave out one or the "
+                "others"
+            )
+        return [_whole("counts", part) for part in counts.split(",")]
+    if classes is None or per_class is None:
+        raise ValueError("counts must be given, or classes and per_class; e.g. --counts 500,100,20")
+    check_integer("classes", classes, 2)
+    check_integer("per_class", per_class, 1)
+    ratio = imbalance_ratio(imbalance)
+    # The last digit of a power must not cost a sample.
+    tail = [per_class * ratio ** (-k / (classes - 1)) * (1 + 1e-12) for k in range(classes)]
+    return [max(1, int(size)) for size in tail]
+
+
+def _bias(text: str) -> float | str:
+    if text in ("none", "free"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"bias must be none, free or a decay, got {text!r}") from None
+
+
+def _decays(text: str) -> float | list[float]:
+    values = _numbers("weight_decay", text)
+    return values[0] if len(values) == 1 else values
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    return [_number(name, part) for part in text.split(",")]
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be numbers separated by commas, got {text!r}") from None
+
+
+def _whole(name: str, text: str) -> int:
+    value = _number(name, text)
+    if not value.is_integer():
+        raise ValueError(f"{name} must be whole numbers, got {text!r}")
+    return int(value)

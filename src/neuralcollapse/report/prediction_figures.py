@@ -1,0 +1,360 @@
+"""Figures of a prediction: norms, phases, Gram matrices, wells, the path as the decay falls."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from neuralcollapse.geometry import gram_distance, simplex_gram
+from neuralcollapse.report.figures import Panel, literal, rounded
+from neuralcollapse.theory import Prediction, predict, vanishing_decay
+from neuralcollapse.theory.modes import jump_level, mode_scale, spinodal_level
+
+CLASSIFIER_COLOUR, FEATURE_COLOUR, OTHER_COLOUR = "#0072b2", "#d55e00", "#009e73"
+_DIVERGING = [[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]]
+_MOST_CLASSES = 60
+_CELLS = 61
+
+
+def prediction_panels(
+    prediction: Prediction,
+    *,
+    name: str = "prediction",
+    means: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> list[Panel]:
+    """Every figure that the case has; with class means and a classifier, measured beside predicted.
+
+    Args:
+        prediction: what to draw.
+        name: begins the names of the panels, unique in a page.
+        means: (K, d), class means of a trained network.
+        weight: (K, d), its classifier.
+    """
+    panels = [
+        _norms(prediction, name, means, weight),
+        *_grams(prediction, name, means, weight),
+        _phases(prediction, name),
+        _wells(prediction, name),
+        _path(prediction, name),
+    ]
+    return [panel for panel in panels if panel is not None]
+
+
+def _norms(
+    prediction: Prediction, name: str, means: Tensor | None, weight: Tensor | None
+) -> Panel | None:
+    """Squared norms by the size of the class, with the threshold."""
+    counts = prediction.counts.tolist()
+    if len(prediction.classifier_norm_squared) != len(counts):
+        return None
+    order = sorted(range(len(counts)), key=lambda k: counts[k])
+    series: list[tuple[str, Tensor, str, str]] = [
+        ("classifier", prediction.classifier_norm_squared, CLASSIFIER_COLOUR, "predicted"),
+        ("features", prediction.feature_norm_squared, FEATURE_COLOUR, "predicted"),
+    ]
+    if weight is not None:
+        series.append(("classifier", weight.square().sum(1), CLASSIFIER_COLOUR, "measured"))
+    if means is not None:
+        series.append(("features", means.square().sum(1), FEATURE_COLOUR, "measured"))
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers" if kind == "predicted" else "markers",
+            "name": f"{what}, {kind}",
+            "x": [counts[k] for k in order],
+            "y": [rounded(float(values[k])) for k in order],
+            "text": [f"class {k}" for k in order],
+            "line": {"color": colour, "width": 2},
+            "marker": {
+                "color": colour,
+                "size": 7 if kind == "predicted" else 10,
+                "symbol": "circle" if kind == "predicted" else "x-thin-open",
+                "line": {"width": 2},
+            },
+            "hovertemplate": "%{text}, %{x} samples<br>squared norm <b>%{y}</b><extra></extra>",
+        }
+        for what, values, colour, kind in series
+    ]
+    layout = _layout("samples of the class", "squared norm")
+    layout["xaxis"]["type"] = "log" if max(counts) > 2 * min(counts) else "linear"
+    values = [value for trace in data for value in trace["y"] if value]
+    if values and max(values) > 20 * min(values):
+        layout["yaxis"] |= {"type": "log", "exponentformat": "power"}
+    drawn = prediction.threshold is not None and prediction.threshold > 0.3 * min(counts)
+    if drawn and prediction.threshold is not None:
+        _mark(layout, "n*", prediction.threshold)
+    note = "" if prediction.threshold is None else f"; n* = {prediction.threshold:.4g} samples"
+    subtitle = f"of classifier rows and class means, at true scale{note}"
+    return Panel(f"{name}-norms", "Norms by class", subtitle, {"data": data, "layout": layout})
+
+
+def _grams(
+    prediction: Prediction, name: str, means: Tensor | None, weight: Tensor | None
+) -> list[Panel]:
+    """Gram matrices predicted, and measured and the difference where there is a network."""
+    panels = []
+    pairs = [
+        ("classifier", prediction.gram_classifier, weight),
+        ("class means", prediction.gram_features, means),
+    ]
+    for what, predicted, vectors in pairs:
+        if len(predicted) > _MOST_CLASSES:
+            continue
+        shown = {"predicted": predicted}
+        if vectors is not None:
+            wide = vectors.double()
+            shown["measured"] = wide @ wide.T
+            shown["measured less predicted"] = shown["measured"] - predicted
+        most = max(float(matrix.abs().max()) for matrix in shown.values())
+        for kind, matrix in shown.items():
+            slug = f"{name}-gram-{what}-{kind}".replace(" ", "-")
+            panels.append(
+                Panel(slug, f"Gram matrix of the {what}, {kind}", "", _heat(matrix, most))
+            )
+    return panels
+
+
+def _heat(matrix: Tensor, most: float) -> dict[str, Any]:
+    trace = {
+        "type": "heatmap",
+        "z": [[rounded(value) for value in row] for row in matrix.tolist()],
+        "zmin": -most,
+        "zmax": most,
+        "colorscale": _DIVERGING,
+        "hovertemplate": "classes %{y}, %{x}: <b>%{z}</b><extra></extra>",
+        "colorbar": {"thickness": 10},
+    }
+    ticks = {"showgrid": False, "zeroline": False, "constrain": "domain"}
+    layout = {
+        "xaxis": {**ticks, "title": {"text": "class"}},
+        "yaxis": {**ticks, "autorange": "reversed", "scaleanchor": "x"},
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def _phases(prediction: Prediction, name: str) -> Panel | None:
+    """What becomes of the rarest class, by decay and by imbalance."""
+    decays, counts = prediction.weight_decay, prediction.counts
+    known = prediction.loss == "mse" or (prediction.loss == "ce" and prediction.depth == 1)
+    if decays is None or prediction.feature_decay is None or not known:
+        return None
+    all_decays = (*decays, prediction.feature_decay)
+    depth, classes, most = prediction.depth, prediction.num_classes, float(counts.max())
+    ratio = most / float(counts.min())
+    imbalances = np.logspace(0, max(3.0, math.log10(ratio) + 1), _CELLS)
+    share = np.arange(classes) / max(1, classes - 1)
+    totals = (most * imbalances[:, None] ** -share).sum(1)
+    rarest = most / imbalances
+    # The multiple of the decays at which the rarest class of these counts would cross.
+    crossing = float(counts.min()) / max(prediction.threshold or 0.0, 1e-300)
+    centre = 0.0 if not math.isfinite(crossing) else 0.5 * math.log10(max(crossing, 1e-12))
+    reach = 2.0 + abs(centre)
+    multiples = np.logspace(-reach, reach, _CELLS)
+    phase = np.zeros((_CELLS, _CELLS))
+    for row, multiple in enumerate(multiples):
+        scaled = [multiple * decay for decay in all_decays]
+        scale = np.array([mode_scale(scaled, total) for total in totals])
+        phase[row] = (scale >= rarest * jump_level(depth)).astype(float)
+        phase[row] += scale >= rarest * spinodal_level(depth)
+    names = ["alive", "metastable", "dead"] if depth > 1 else ["alive", "", "dead"]
+    colours = ["#56b4e9", "#e69f00", "#888888"]
+    steps = [
+        [at, colour] for place, colour in enumerate(colours) for at in (place / 3, (place + 1) / 3)
+    ]
+    data = [
+        {
+            "type": "heatmap",
+            "x": [rounded(float(value)) for value in imbalances],
+            "y": [rounded(float(value)) for value in multiples],
+            "z": phase.tolist(),
+            "text": [[names[int(value)] for value in row] for row in phase],
+            "zmin": -0.5,
+            "zmax": 2.5,
+            "colorscale": steps,
+            "showscale": False,
+            "hovertemplate": "ratio %{x:.3g}, decay × %{y:.3g}<br><b>%{text}</b><extra></extra>",
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [ratio],
+            "y": [1.0],
+            "marker": {
+                "color": "#000000",
+                "size": 12,
+                "symbol": "star",
+                "line": {"color": "#ffffff", "width": 1},
+            },
+            "hovertemplate": "these counts and decays<extra></extra>",
+        },
+    ]
+    layout = _layout("largest over smallest class, long tail", "all decays, as a multiple")
+    layout["xaxis"]["type"] = layout["yaxis"]["type"] = "log"
+    layout["showlegend"] = False
+    words = (
+        "blue: alive, orange: metastable, grey: dead" if depth > 1 else "blue: alive, grey: dead"
+    )
+    subtitle = f"of the rarest of {classes} classes; {words}; the star is this set-up"
+    return Panel(f"{name}-phases", "Alive or dead", subtitle, {"data": data, "layout": layout})
+
+
+def _wells(prediction: Prediction, name: str) -> Panel | None:
+    """The objective of single classes by how much of their target they fit."""
+    decays = prediction.weight_decay
+    depth = prediction.depth
+    if prediction.loss != "mse" or depth < 2 or decays is None or prediction.feature_decay is None:
+        return None
+    total = float(prediction.counts.sum())
+    scale = mode_scale((*decays, prediction.feature_decay), total)
+    sizes = sorted({float(count) for count in prediction.counts.tolist()})
+    chosen = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+    share = np.linspace(0, 0.999, 300)
+    power = (share / (1 - share)) ** (1 / depth)
+    data = []
+    for size, colour in zip(
+        chosen, (FEATURE_COLOUR, OTHER_COLOUR, CLASSIFIER_COLOUR), strict=False
+    ):
+        value = 1 - share + scale / size * power
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"{size:g} samples",
+                "x": [rounded(float(x)) for x in share],
+                "y": [rounded(float(y)) if y < 2 else None for y in value],
+                "line": {"color": colour, "width": 2},
+            }
+        )
+    layout = _layout("share of the target that the class fits", "objective of the class, relative")
+    subtitle = "two minima: 0, and the one that training finds from a large enough start"
+    return Panel(f"{name}-wells", "Double wells", subtitle, {"data": data, "layout": layout})
+
+
+def _path(prediction: Prediction, name: str) -> Panel | None:
+    """From the simplex to SELI and on, as the decay falls: distances of the classifier."""
+    decays, counts = prediction.weight_decay, prediction.counts.tolist()
+    balanced = max(counts) == min(counts)
+    if prediction.loss != "ce" or prediction.depth > 1 or balanced or decays is None:
+        return None
+    if len(set(counts)) > 30 or prediction.feature_decay is None:
+        return None
+    seli = vanishing_decay(counts).gram_classifier
+    simplex = simplex_gram(len(counts))
+    multiples = [10.0**step for step in np.arange(1.0, -6.01, -0.5)]
+    found: dict[str, list[float | None]] = {"simplex ETF": [], "SELI": []}
+    for multiple in multiples:
+        scaled = predict(
+            counts,
+            loss="ce",
+            weight_decay=[multiple * decay for decay in decays],
+            feature_decay=multiple * prediction.feature_decay,
+        )
+        gram = scaled.gram_classifier
+        alive = bool(gram.abs().max() > 0)
+        found["simplex ETF"].append(float(gram_distance(gram, simplex)) if alive else None)
+        found["SELI"].append(float(gram_distance(gram, seli)) if alive else None)
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": f"from {literal(what)}",
+            "x": multiples,
+            "y": [rounded(value) for value in values],
+            "line": {"color": colour, "width": 2},
+        }
+        for (what, values), colour in zip(
+            found.items(), (CLASSIFIER_COLOUR, FEATURE_COLOUR), strict=True
+        )
+    ]
+    layout = _layout("all decays, as a multiple", "distance of Gram matrices")
+    layout["xaxis"] |= {"type": "log", "autorange": "reversed"}
+    _mark(layout, "this set-up", 1.0)
+    subtitle = "predicted classifier, without bias, from the simplex ETF and from SELI"
+    return Panel(f"{name}-path", "As the decay falls", subtitle, {"data": data, "layout": layout})
+
+
+def _layout(across: str, up: str) -> dict[str, Any]:
+    return {
+        "showlegend": True,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "hovermode": "closest",
+        "xaxis": {"title": {"text": across}},
+        "yaxis": {"title": {"text": up}},
+    }
+
+
+def _mark(layout: dict[str, Any], text: str, at: float) -> None:
+    """A dotted vertical line with a word."""
+    logarithmic = layout["xaxis"].get("type") == "log"
+    layout.setdefault("shapes", []).append(
+        {
+            "type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": at, "x1": at,
+            "line": {"width": 1, "dash": "dot", "color": "#888888"},
+        }
+    )  # fmt: skip
+    layout.setdefault("annotations", []).append(
+        {
+            "text": text, "x": math.log10(at) if logarithmic else at, "yref": "paper", "y": 1,
+            "xanchor": "left", "yanchor": "top", "showarrow": False,
+            "font": {"size": 11, "color": "#888888"},
+        }
+    )  # fmt: skip
+
+
+def distances_panel(
+    epochs: Sequence[int], found: dict[str, list[float | None]], name: str
+) -> Panel:
+    """Distances of the classifier from several targets over the epochs."""
+    colours = (CLASSIFIER_COLOUR, OTHER_COLOUR, FEATURE_COLOUR)
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": literal(what),
+            "x": list(epochs),
+            "y": [rounded(value) for value in values],
+            "line": {"color": colour, "width": 2},
+        }
+        for (what, values), colour in zip(found.items(), colours, strict=True)
+    ]
+    layout = _layout("epoch", "distance of Gram matrices")
+    layout["yaxis"]["type"] = "log"
+    return Panel(
+        name,
+        "Distance of the classifier",
+        "from three Gram matrices, blind to scale",
+        {"data": data, "layout": layout},
+    )
+
+
+def ratios_panel(epochs: Sequence[int], found: dict[str, list[float | None]], name: str) -> Panel:
+    """Measured over predicted norms over the epochs."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": literal(what),
+            "x": list(epochs),
+            "y": [rounded(value) for value in values],
+            "line": {"color": colour, "width": 2},
+        }
+        for (what, values), colour in zip(
+            found.items(), (CLASSIFIER_COLOUR, FEATURE_COLOUR), strict=True
+        )
+    ]
+    layout = _layout("epoch", "measured over predicted norm")
+    layout["shapes"] = [
+        {
+            "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1,
+            "line": {"width": 1, "dash": "dot", "color": "#888888"},
+        }
+    ]  # fmt: skip
+    return Panel(
+        name,
+        "Norms",
+        "root mean square over the classes, at true scale",
+        {"data": data, "layout": layout},
+    )
