@@ -166,18 +166,16 @@ def test_gradients_are_those_of_the_values(case: LossCase, labels: list[int]) ->
     features, indices, weight, bias = operands(case, labels)
     loss = case.make()
     free = [weight] if bias is None else [weight, bias]
-    if case.stops_gradient:
-        free.pop(0)
-    with_features = case.features_get_whole_gradient
-    if with_features:
+    if case.features_get_whole_gradient:
         free = [features, *free]
+    if case.stops_gradient:
+        free = [features]
     for tensor in free:
         tensor.requires_grad_()
 
     def value(*tensors: Tensor) -> Tensor:
-        given = list(tensors)
-        features_given = given.pop(0) if with_features else features
-        return loss(features_given, indices, *(given or [weight]))
+        given = tensors if case.features_get_whole_gradient else (features, *tensors)
+        return loss(given[0], indices, *(given[1:] or [weight]))
 
     assert torch.autograd.gradcheck(value, tuple(free))
 

@@ -94,35 +94,6 @@ def dot_regression(
     return math.fsum(losses) / len(losses)
 
 
-def frame_cosine(
-    features: np.ndarray,
-    labels: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None = None,
-    *,
-    mixing: float = 0.5,
-) -> float:
-    """beta CE + alpha L_cos, beta = 1 - alpha up to alpha = 1, then 1 (Liang and Davis 2023).
-
-    L_cos sums (cos(h, w_k) - S_yk)^2 over the classes; S is the Gram matrix of the unit rows.
-    """
-
-    def cosine(a: np.ndarray, b: np.ndarray) -> float:
-        product = sum(x * y for x, y in zip(a, b, strict=True))
-        lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
-        return product / lengths
-
-    classes = range(len(weight))
-    gram = [[cosine(weight[j], weight[k]) for k in classes] for j in classes]
-    losses = [
-        sum((cosine(h, weight[k]) - gram[y][k]) ** 2 for k in classes)
-        for h, y in zip(features, labels, strict=True)
-    ]
-    beta = 1 - mixing if mixing <= 1 else 1.0
-    aligned = math.fsum(losses) / len(losses)
-    return beta * cross_entropy(features, labels, weight, bias) + mixing * aligned
-
-
 def normalized_cross_entropy(
     features: np.ndarray,
     labels: np.ndarray,
@@ -235,3 +206,32 @@ def released_hug(
             means.append(math.fsum(own) / len(own))
     inter = math.fsum(inverse) / len(inverse)
     return intra_weight * math.fsum(means) / len(means) + inter_weight * inter
+
+
+def frame_cosine(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    mixing: float = 0.5,
+) -> float:
+    """beta CE + alpha L_cos, beta = 1 - alpha up to alpha = 1, then 1 (Liang and Davis 2023).
+
+    L_cos sums (cos(h, w_k) - S_yk)^2 over the classes; S is the Gram matrix of the unit rows.
+    """
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        product = sum(x * y for x, y in zip(a, b, strict=True))
+        lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+        return product / lengths
+
+    classes = range(len(weight))
+    gram = [[cosine(weight[j], weight[k]) for k in classes] for j in classes]
+    losses = [
+        sum((cosine(h, weight[k]) - gram[y][k]) ** 2 for k in classes)
+        for h, y in zip(features, labels, strict=True)
+    ]
+    beta = 1 - mixing if mixing <= 1 else 1.0
+    aligned = math.fsum(losses) / len(losses)
+    return beta * cross_entropy(features, labels, weight, bias) + mixing * aligned
