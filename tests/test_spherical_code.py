@@ -293,7 +293,7 @@ def test_no_bound_exceeds_a_known_code(size: tuple[int, int]) -> None:
 )
 def test_bounds_lie_below_what_is_achieved(size: tuple[int, int]) -> None:
     for energy in (2, "separation"):
-        frame = code(*size, energy, starts=1)
+        frame = code(*size, energy, starts=1, steps=60)
         assert frame.bound == max_cosine_bound(*size)
         assert frame.gap is not None
         assert frame.gap > 0
