@@ -34,7 +34,7 @@ def said_of(run) -> str:
 
 
 def panels_of(*runs) -> list[str]:
-    return [panel.key for panel in figures.metric_panels(read_histories(runs))]
+    return [str(panel.key) for panel in figures.metric_panels(read_histories(runs))]
 
 
 def test_the_figures_are_those_of_the_regime(run, tmp_path):
@@ -154,4 +154,4 @@ def test_both_regimes_side_by_side(run, framed, tmp_path):
     targets = [shown["grams"]["target"] for shown in page.data("players")["runs"]]
     assert [target is None for target in targets] == [True, False, False]
     for panel in figures.metric_panels(read_histories([run, framed, simplex])):
-        assert panel.key in page.text
+        assert str(panel.key) in page.text

@@ -234,8 +234,8 @@ def least_log_energy(num_classes: int, dim: int) -> float:
     closed form for K > 2d > 4.
     """
     if num_classes > dim + 1 and dim == 2:
-        corners = np.exp(2j * np.pi * np.arange(num_classes) / num_classes)
-        return log_mean(np.stack([corners.real, corners.imag], axis=1))
+        angles = 2 * np.pi * np.arange(num_classes) / num_classes
+        return log_mean(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     if num_classes > 2 * dim:
         return math.nan
     parts = 1 if num_classes <= dim + 1 else num_classes - dim
