@@ -36,9 +36,7 @@ def test_the_options_name_what_the_lists_hold() -> None:
     # The frame of a hierarchy takes one instead of K and d.
     assert (*(name for name, _ in FRAMES), "hierarchy") == FRAME_NAMES
     titles = ["".join(part.capitalize() for part in name.split("-")) for name in HEAD_NAMES]
-    # A deep linear head wants a decay for each layer, which the options do not have.
-    offered = [head.__name__ for head in HEADS if head.__name__ != "DeepLinearHead"]
-    assert [f"{title}Head" for title in titles] == offered
+    assert [f"{title}Head" for title in titles] == [head.__name__ for head in HEADS]
 
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ ONE = [*SMALL, "--loss", "cross-entropy"]
 OTHER: dict[str, Any] = {
     "data": "npz",
     "data_root": "some/where.npz",
+    "hierarchy": "cifar100",
     "imbalance": "exponential:10",
     "limit": 77,
     "image_size": 48,
@@ -42,6 +43,7 @@ OTHER: dict[str, Any] = {
     "bias": False,
     "temperature": 0.3,
     "frame": "orthogonal",
+    "assign_after": 3,
     "backbone": "resnet18",
     "width": 5,
     "dim": 23,
@@ -50,6 +52,7 @@ OTHER: dict[str, Any] = {
     "lr": 0.125,
     "momentum": 0.5,
     "weight_decay": 1e-3,
+    "head_decay": "2e-3",
     "feature_decay": 1e-6,
     "augment": "crop",
     "seed": 11,
