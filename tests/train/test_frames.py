@@ -62,7 +62,7 @@ def test_a_hierarchy_is_brought_into_the_order_of_the_labels(tmp_path: Path) -> 
 def test_a_hierarchy_without_a_class_of_the_data_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tree.nwk"
     file.write_text("((blob 3,blob 1),blob 2);", encoding="utf-8")
-    with pytest.raises(ValueError, match="hierarchy must hold every class .* first 'blob 0'"):
+    with pytest.raises(ValueError, match=r"hierarchy must hold every class .* first 'blob 0'"):
         class_hierarchy(method(hierarchy=str(file)), blobs().classes)
 
 

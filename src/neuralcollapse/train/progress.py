@@ -53,7 +53,9 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         if self._show and self._bar is None:
             text = self._text(state.loss, train.accuracy)
             line = f"{self._label}: epoch {state.epoch}/{self._epochs}  {text}"
-            print(f"{line}  test accuracy {test.accuracy:.4f}", file=sys.stderr, flush=True)
+            # In one write: Ctrl-C must not come between a line and its end.
+            sys.stderr.write(f"{line}  test accuracy {test.accuracy:.4f}\n")
+            sys.stderr.flush()
 
     def __exit__(
         self,
