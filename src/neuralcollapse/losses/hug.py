@@ -38,7 +38,8 @@ class HUG(AbstractLoss):
         "mgd"    -log(det(G + jitter I)) / K               mean_i of log((1 - g_i^2) / jitter + 1)
 
     with the Riesz kernel K(r) = sign(s) r^(-s), s = `inter_power`, and -log(r) for s = 0;
-    G[k, j] = exp(-|p_k - p_j|^2) and g_i = exp(-r_i^2). The uniformity measures are the minimum
+    G[k, j] = exp(-|p_k - p_j|^2) and g_i = exp(-r_i^2 / 4), a wider kernel, so that the pull does not
+    fade before a feature is opposite its proxy; 1 - g_i^2 is the determinant of the two. The uniformity measures are the minimum
     hyperspherical energy, the maximum hyperspherical separation and the maximum Gram determinant
     of Liu et al. 2018 and 2021; the gap is due to Liu et al. 2023. Of the three forms, "mhe" has a
     released implementation, which `HUG.released` reproduces; the within-class terms of the
@@ -95,7 +96,7 @@ class HUG(AbstractLoss):
         detach_proxies: bool = True,
         class_balanced: bool = True,
         synchronise: bool = False,
-        jitter: float = 1e-3,
+        jitter: float = 0.1,
         min_distance: float = 1e-2,
     ):
         super().__init__()
@@ -166,7 +167,7 @@ class HUG(AbstractLoss):
     def _spread(self, distances: Tensor) -> Tensor:
         """(N,), what a sample adds to the mean within its class; 0 at collapse."""
         if self.measure == "mgd":
-            return torch.log1p(-torch.expm1(-2 * distances.square()) / self.jitter)
+            return torch.log1p(-torch.expm1(-distances.square() / 2) / self.jitter)
         if self.measure == "mhs" or self.intra_power == -1:
             return distances
         # Linear close to zero, where a power below 1 has an infinite slope.
