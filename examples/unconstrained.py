@@ -10,7 +10,7 @@ Losses: "mhe", "mhs" and "mgd" are the forms of `HUG`; "mhe squared" has squared
 classes; "nce" is normalised cross entropy. The last two and "mgd" are smooth, and L-BFGS minimises
 them, features and proxies together, so with `detach_proxies=False`. "mhe" and "mhs" have kinks at
 their optimum, where L-BFGS stalls: they are descended with steps that fall geometrically, and
-proxies are detached unless they turn.
+proxies are detached if they are learned or fixed.
 
 Proxies: learned freely; a fixed frame; that frame rotated, where the rotation is learned; class
 means of the batch (none at all); their moving averages. Averages are a state and no variable: there
@@ -140,7 +140,8 @@ def make_loss(loss: Loss, proxies: str, temperature: float) -> AbstractLoss:
         # A mean moves by the share that each of its samples has, and an average by the batch's.
         share = PER_CLASS / (1 - MOMENTUM if proxies == "moving averages" else 1)
         weights = (share, PER_CLASS if loss == "mhs" else 1.0)
-    return HUG(loss, *weights, detach_proxies=proxies != "rotated")
+    # Where proxies are means, the pull within a class turns them unless it is felt by both sides.
+    return HUG(loss, *weights, detach_proxies=proxies in ("learned", "fixed"))
 
 
 def make_head(proxies: str, frame: Frame, loss: Loss, generator: torch.Generator) -> AbstractHead:
@@ -226,7 +227,9 @@ def run(
             world.jog(1e-2)
         minimise_smooth(world, make_loss(loss, proxies, coldest[-1]), steps)
     else:
-        descend(world, make_loss(loss, proxies, WARM), step_sizes(num_classes, loss, proxies, steps))
+        descend(
+            world, make_loss(loss, proxies, WARM), step_sizes(num_classes, loss, proxies, steps)
+        )
     with torch.no_grad():
         features = directions(world.features)
         weight = directions(head.operands(features, labels)[1])

@@ -148,6 +148,17 @@ def test_the_largest_counts_and_ties_share(measure: Any) -> None:
     assert float(pulls[0]) == pytest.approx(float(pulls[1]), rel=1e-14)
 
 
+@measures
+@pytest.mark.parametrize("angle", [0.5, 1.5, 2.5])
+def test_the_pull_reaches_features_that_point_away(measure: Any, angle: float) -> None:
+    """Half of the pull of the chord or more, by any measure, even 143 degrees from the proxy."""
+    direction = [[math.cos(angle), math.sin(angle)]]
+    features = torch.tensor(direction, dtype=torch.float64, requires_grad=True)
+    HUG(measure).terms(features, torch.tensor([0]), torch.eye(2).double())["intra"].backward()
+    assert features.grad is not None
+    assert float(features.grad.norm()) > math.cos(angle / 2) / 2
+
+
 # --- where digits are lost ------------------------------------------------------------------------
 
 
