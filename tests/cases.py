@@ -568,7 +568,7 @@ LOSS_CASES: tuple[LossCase, ...] = (
     _hug("hug mhs, over samples", measure="mhs", class_balanced=False, inter_weight=2),
     _hug("hug mgd", measure="mgd"),
     _hug("hug mgd, attached", measure="mgd", intra_weight=0.5, detach_proxies=False),
-    _hug("hug mgd, over samples", measure="mgd", class_balanced=False, jitter=0.1),
+    _hug("hug mgd, over samples", measure="mgd", class_balanced=False, jitter=1e-3),
     LossCase(
         "hug, released",
         HUG,

@@ -566,3 +566,39 @@ def test_lengths_at_the_ends_of_the_range() -> None:
     torch.testing.assert_close(
         riesz_energy(vectors.float() * ends, 1), riesz_energy(vectors.float(), 1)
     )
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1], ids=["apart", "bundled"])
+def test_a_determinant_in_float32(spread: float) -> None:
+    """Where the jitter bounds the condition number, single precision keeps its digits."""
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randn(200, 64, generator=generator) * spread
+    rows += (1 - spread) * torch.randn(1, 64, generator=generator)
+    single = rows.requires_grad_()
+    double = rows.detach().double().requires_grad_()
+    values = [gaussian_log_determinant(some, jitter=0.1) for some in (single, double)]
+    assert values[0].dtype == torch.float32
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
+    one, other = (
+        torch.autograd.grad(value, some)[0].double()
+        for value, some in zip(values, (single, double), strict=True)
+    )
+    # Condition number up to 2000, times the rounding of float32.
+    assert float((one - other).norm()) < 2e-4 * float(other.norm())
+
+
+@pytest.mark.parametrize("distance, jitter", [(1e-4, 0.1), (1.0, 1e-6)])
+def test_a_determinant_that_needs_float64(distance: float, jitter: float) -> None:
+    """Two points nearly meet, or almost nothing bounds the condition number: as in float64."""
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randn(50, 3, generator=generator)
+    away = torch.randn(3, generator=generator)
+    rows[1] = rows[0] + distance * rows[0].norm() * away / away.norm()
+    single = rows.requires_grad_()
+    double = rows.detach().double().requires_grad_()
+    one, other = (
+        torch.autograd.grad(gaussian_log_determinant(some, jitter=jitter), some)[0].double()
+        for some in (single, double)
+    )
+    # The same computation: only the result is rounded to float32.
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7 * float(other.abs().max()))

@@ -148,6 +148,17 @@ def test_the_largest_counts_and_ties_share(measure: Any) -> None:
     assert float(pulls[0]) == pytest.approx(float(pulls[1]), rel=1e-14)
 
 
+@measures
+@pytest.mark.parametrize("angle", [0.5, 1.5, 2.5])
+def test_the_pull_reaches_features_that_point_away(measure: Any, angle: float) -> None:
+    """Half of the pull of the chord or more, by any measure, even 143 degrees from the proxy."""
+    direction = [[math.cos(angle), math.sin(angle)]]
+    features = torch.tensor(direction, dtype=torch.float64, requires_grad=True)
+    HUG(measure).terms(features, torch.tensor([0]), torch.eye(2).double())["intra"].backward()
+    assert features.grad is not None
+    assert float(features.grad.norm()) > math.cos(angle / 2) / 2
+
+
 # --- where digits are lost ------------------------------------------------------------------------
 
 
@@ -210,7 +221,7 @@ def test_a_zero_feature_is_pulled_as_if_it_had_length_one(measure: Any, dtype: A
     proxies = torch.tensor([[3.0, 0, 0], [0, 1, 0]], dtype=dtype, requires_grad=True)
     loss = HUG(measure, detach_proxies=False)
     intra = loss.terms(features, torch.tensor([0]), proxies)["intra"]
-    expected = math.log((1 - math.exp(-2)) / loss.jitter + 1) if measure == "mgd" else 1.0
+    expected = math.log((1 - math.exp(-0.5)) / loss.jitter + 1) if measure == "mgd" else 1.0
     assert float(intra.detach()) == pytest.approx(expected, rel=1e-6)
     by_features, by_proxies = torch.autograd.grad(intra, (features, proxies))
     assert float(by_features[0, 0]) < 0

@@ -30,6 +30,9 @@ def example() -> ModuleType:
         ("mhe", "learned", (4, 3)),
         ("mhe", "fixed", (5, 3)),
         ("mhe", "rotated", (5, 3)),
+        ("mhe squared", "learned", (5, 3)),
+        ("mgd", "batch means", (5, 3)),
+        ("mhe squared", "moving averages", (4, 3)),
         ("nce", "learned", (4, 3)),
     ],
 )
@@ -37,14 +40,20 @@ def test_the_optimum_is_reached(
     example: ModuleType, loss: str, proxies: str, size: tuple[int, int]
 ) -> None:
     found = example.run(*size, loss, proxies, steps=300)
-    # Fewer steps than the whole table takes, and fewer digits of the gap.
-    assert abs(found.gap) < 1e-4
+    # Fewer steps than the whole table takes, and fewer digits of the gap where there are kinks.
+    assert abs(found.gap) < (1e-6 if loss in example.SMOOTH else 1e-4)
     assert found.alignment > 0.9999
+    assert found.collapse > 0.9999
 
 
 def test_a_run_without_time_reaches_nothing(example: ModuleType) -> None:
     found = example.run(6, 3, "mhe", "learned", steps=1)
     assert found.gap > 1e-3
+    assert not found.reached
+
+
+def test_a_sample_left_behind_is_not_the_optimum(example: ModuleType) -> None:
+    found = example.Outcome("mhe", "learned", 4, 3, 0, 0.0, -1 / 3, alignment=1.0, collapse=-1.0)
     assert not found.reached
 
 
@@ -65,12 +74,12 @@ def test_the_command_prints_a_table_and_writes_json(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "outcomes.json"
-    words = f"x --sizes 4,3 --losses mhe nce --proxies fixed --steps 30 --json {out}"
+    words = f"x --sizes 4,3 --losses mhe nce --proxies fixed --steps 30 --seeds 2 --json {out}"
     monkeypatch.setattr(sys, "argv", words.split())
     example.main()
     assert "reached" in capsys.readouterr().out
     rows = json.loads(out.read_text(encoding="utf-8"))
     assert [(row["loss"], row["proxies"], row["num_classes"]) for row in rows] == [
-        ("mhe", "fixed", 4),
-        ("nce", "fixed", 4),
+        (loss, "fixed", 4) for loss in ("mhe", "mhe", "nce", "nce")
     ]
+    assert [row["seed"] for row in rows] == [0, 1, 0, 1]

@@ -33,6 +33,9 @@ Kernel = Callable[[Tensor], tuple[Tensor, Tensor]]
 _MIN_DISTANCE = 1e-6
 # Rows of a block (0.6 MiB of float32 stay in a CPU cache), and pairs at a time by differences.
 _BLOCK, _BLOCK_ACCELERATOR, _EXACT_PAIRS = 384, 4096, 4096
+# A Gram matrix in float32 keeps three digits up to this bound on its condition number, K / jitter,
+# and gradients four where all squared distances are larger than the second.
+_LARGEST_CONDITION, _CLOSE_IN_SINGLE = 15_000, 1e-4
 
 
 def _riesz(power: float, squared: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,8 +132,9 @@ def gaussian_log_determinant(
         log(det(G + jitter I)), G[k, j] = exp(-scale norm(u_k - u_j)^2)
 
     At most K log(1 + jitter). Not a sum over pairs: it needs the whole (K, K) matrix and its
-    Cholesky factor, in float64 whatever the vectors are. Points closer than 1e-6 are pushed apart
-    along a fixed tangent direction.
+    Cholesky factor, so its cost is cubic in K. That is in float64, but for float32 vectors of which
+    no two are closer than 0.01 and a jitter of K / 15,000 or more, which bounds the condition
+    number. Points closer than 1e-6 are pushed apart along a fixed tangent direction.
 
     Args:
         vectors: (K, d), of any length but zero.
@@ -145,10 +149,18 @@ def gaussian_log_determinant(
     scale = check_number("scale", scale, minimum=0, exclusive=True)
     jitter = check_number("jitter", jitter, minimum=0)
     wanted = check_matrix("vectors", vectors).requires_grad and torch.is_grad_enabled()
-    with torch.no_grad():
-        units, lengths = _units(vectors.double())
-        squared = torch.addmm(units.new_tensor(2.0), units, units.T, alpha=-2).fill_diagonal_(0.0)
-        close = squared < _MIN_DISTANCE**2
+    wide = torch.promote_types(vectors.dtype, torch.float32)
+    with torch.no_grad(), FullPrecision(vectors.device.type):
+        units, lengths = _units(vectors)
+        squared = _squared_distances(units)
+        single = len(units) <= _LARGEST_CONDITION * jitter and bool(
+            squared.fill_diagonal_(torch.inf).amin() > _CLOSE_IN_SINGLE
+        )
+        if wide == torch.float64 or not single:
+            units, lengths = _units(vectors.double())
+            squared = _squared_distances(units)
+        squared.fill_diagonal_(0.0)
+        met = (squared < _MIN_DISTANCE**2).fill_diagonal_(False)
         gram = squared.mul_(-scale).exp_()
         gram.diagonal().add_(jitter)
         factor, failed = torch.linalg.cholesky_ex(gram)
@@ -163,14 +175,17 @@ def gaussian_log_determinant(
             # d value / d squared distance, of each pair twice.
             slopes = torch.cholesky_inverse(factor).mul_(gram).mul_(-scale)
             gradient = 4 * (slopes.sum(1, keepdim=True) * units - slopes @ units)
-            if int(close.sum()) > len(units):
-                order = close.triu(1).to(units) - close.tril(-1).to(units)
+            if bool(met.any()):
+                order = met.triu(1).to(units) - met.tril(-1).to(units)
                 pushes, tangents = slopes.mul_(order), _tangents(units)
                 pull = pushes.sum(1, keepdim=True) * tangents - pushes.T @ tangents
                 gradient += 2 * _MIN_DISTANCE * pull
             gradient = _by_vectors(gradient, units, lengths)
-    wide = torch.promote_types(vectors.dtype, torch.float32)
     return _Energy.apply(vectors, value.to(wide), gradient)
+
+
+def _squared_distances(units: Tensor) -> Tensor:
+    return torch.addmm(units.new_tensor(2.0), units, units.T, alpha=-2)
 
 
 def separation(vectors: Tensor) -> Tensor:

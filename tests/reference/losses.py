@@ -136,7 +136,7 @@ def hug(
     inter_power: float = 2.0,
     intra_power: float = -1.0,
     class_balanced: bool = True,
-    jitter: float = 1e-3,
+    jitter: float = 0.1,
 ) -> float:
     """inter_weight * inter + intra_weight * intra, as the table in the docstring of HUG says."""
     classes = len(weight)
@@ -166,7 +166,7 @@ def hug(
                 value = r
             else:
                 # The determinant of a pair, [[1, g], [g, 1]].
-                g = math.exp(-(r**2))
+                g = math.exp(-(r**2) / 4)
                 value = math.log((1 - g * g) / jitter + 1)
             values.setdefault(y, []).append(value)
     if class_balanced:

@@ -38,20 +38,25 @@ class HUG(AbstractLoss):
         "mgd"    -log(det(G + jitter I)) / K               mean_i of log((1 - g_i^2) / jitter + 1)
 
     with the Riesz kernel K(r) = sign(s) r^(-s), s = `inter_power`, and -log(r) for s = 0;
-    G[k, j] = exp(-|p_k - p_j|^2) and g_i = exp(-r_i^2). The uniformity measures are the minimum
-    hyperspherical energy, the maximum hyperspherical separation and the maximum Gram determinant
-    of Liu et al. 2018 and 2021; the gap is due to Liu et al. 2023. Of the three forms, "mhe" has a
-    released implementation, which `HUG.released` reproduces; the within-class terms of the
-    other two, the means instead of sums and the default weights are our choice.
+    G[k, j] = exp(-|p_k - p_j|^2) and g_i = exp(-r_i^2 / 4). 1 - g_i^2 is the determinant of a
+    feature and its proxy, under a wider kernel, so that the pull reaches features that point away.
+    Below a distance of 1e-6 a power is replaced by a line to 0, since one above -1 has no slope
+    there. The uniformity measures are the minimum hyperspherical energy, the maximum hyperspherical
+    separation and the maximum Gram determinant of Liu et al. 2018 and 2021; the gap is due to Liu
+    et al. 2023. Of the three forms, "mhe" has a released implementation, which `HUG.released`
+    reproduces; the within-class terms of the other two, the means instead of sums, the jitter and
+    the default weights are our choice.
+
+    "mhe" and "mhs" take K d memory. "mgd" holds K x K numbers and is cubic in K: 2 to 3 times the
+    step of cross entropy at K = 1000 and width 512, not meant for many more classes.
 
     `class_balanced` takes every mean over samples as a mean over the classes in the batch of the
     means within each; without it all samples weigh the same, and for "mhs" a class weighs as much
-    as it has samples. A class that is absent from the batch
-    takes part in `inter` alone.
+    as it has samples. A class that is absent from the batch takes part in `inter` alone.
 
     With `detach_proxies` the within-class term moves features only. Then proxies feel nothing but
     each other, so they spread as if there were no data, and which class takes which place is
-    decided by where the proxies begin.
+    decided by where the proxies begin. A `RotatedHead` turns only without it.
 
     The classifier may be any: learned (`CosineHead`), fixed, rotated, or the class means; a network
     trained so decides by the cosine to the proxies. Class means need `ClassMeanHead` with
@@ -66,7 +71,8 @@ class HUG(AbstractLoss):
         intra_power: of "mhe", from -2 (squared distances) to below 0; -1 is the distance itself.
         detach_proxies: no gradient of the within-class term to the classifier.
         class_balanced: classes weigh the same, whatever their share of the batch.
-        jitter: of "mgd", above 0; what keeps logarithms finite at collapse.
+        jitter: of "mgd", above 0; what keeps logarithms finite at collapse. The smaller, the
+            narrower and steeper the well around a proxy: about sqrt(2 jitter) wide.
         synchronise: balance over the batches of all processes of torch.distributed, which must
             then all call the loss, instead of each over its own.
         min_distance: of "mhe"; below it, proxies feel the force of this distance. Where proxies
@@ -95,7 +101,7 @@ class HUG(AbstractLoss):
         detach_proxies: bool = True,
         class_balanced: bool = True,
         synchronise: bool = False,
-        jitter: float = 1e-3,
+        jitter: float = 0.1,
         min_distance: float = 1e-2,
     ):
         super().__init__()
@@ -166,7 +172,7 @@ class HUG(AbstractLoss):
     def _spread(self, distances: Tensor) -> Tensor:
         """(N,), what a sample adds to the mean within its class; 0 at collapse."""
         if self.measure == "mgd":
-            return torch.log1p(-torch.expm1(-2 * distances.square()) / self.jitter)
+            return torch.log1p(-torch.expm1(-distances.square() / 2) / self.jitter)
         if self.measure == "mhs" or self.intra_power == -1:
             return distances
         # Linear close to zero, where a power below 1 has an infinite slope.
