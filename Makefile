@@ -20,7 +20,7 @@ $(shell if [ -e "$(READY)" ] && ! "$(BIN)/python" -c "" 2>/dev/null; then rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install test test-fast doctest check lint format types docs clean clean-all
+.PHONY: help demo install test test-fast test-long doctest check lint format types docs clean clean-all
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,10 @@ test: $(READY)  ## run all tests
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-fast: $(READY)  ## run the tests that are not marked slow
-	$(PYTEST) -n $(WORKERS) -m "not slow" $(ARGS)
+	$(PYTEST) -n $(WORKERS) -m "not slow and not long" $(ARGS)
+
+test-long: $(READY)  ## run the tests that take many minutes and are left out by default
+	$(PYTEST) -n $(WORKERS) -m long $(ARGS)
 
 doctest: $(READY)  ## run the examples in the docstrings
 	$(PYTEST) --doctest-modules src $(ARGS)

@@ -51,7 +51,7 @@ def test_depth_one_without_bias_is_a_general_orthogonal_frame(example: ModuleTyp
     assert [len(values) for values in history.distances.values()] == [len(history.steps)] * 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bias", ["none", "free"])
 @pytest.mark.parametrize("depth", [1, 3, 6])
 @pytest.mark.parametrize("which", ["BALANCED", "IMBALANCED"])

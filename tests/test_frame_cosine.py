@@ -163,7 +163,7 @@ def test_the_cosine_term_mends_it(experiment: Any) -> None:
     assert mended.cosines == pytest.approx(mended.targets, abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_the_tree_of_a_hundred_classes(experiment: Any) -> None:
     tree = Hierarchy.cifar100()
     alone, mended = (experiment.trained(tree, mixing=mixing) for mixing in (0.0, 0.4))

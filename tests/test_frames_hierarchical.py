@@ -453,7 +453,7 @@ def test_the_polish_ends_where_the_slope_is_small() -> None:
     assert polished(cosines, start, 0)[2] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_groups_take_the_way_without_all_eigenvectors() -> None:
     rng = np.random.default_rng(0)
     rows = [[f"a{i % 11}", f"b{i % 3001}", f"c{i}"] for i in rng.permutation(4500)]

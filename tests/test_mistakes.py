@@ -145,7 +145,7 @@ def test_distances_from_true_to_predicted_may_differ_from_those_back() -> None:
     assert float(mistake_severity(predicted, truth, matrix)) == 3.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_million_classes_need_no_matrix() -> None:
     """Ten levels of four: 4^10 classes, whose matrix would hold 10^12 numbers."""
     width, levels = 4, 10

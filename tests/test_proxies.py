@@ -57,7 +57,7 @@ def test_the_rotation_stays_orthogonal(dim: int, rate: float, steps: int) -> Non
     assert max(turned) > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_rotation_stays_orthogonal_for_long_in_512_dimensions() -> None:
     test_the_rotation_stays_orthogonal(512, 1e4, 300)
 

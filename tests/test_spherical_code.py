@@ -246,7 +246,7 @@ def energy_of(frame: Frame) -> float:
     return float(riesz_energy(frame.vectors, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_classes_in_128_dimensions() -> None:
     """Within 5 % of 0.07181.
 

@@ -263,7 +263,7 @@ def test_imbalanced_tends_to_balanced() -> None:
     close(near.gram_classifier, balanced.gram_classifier, 2e-3 * 10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bias", ["none", "free"])
 def test_a_hundred_distinct_counts_in_time(bias: Any) -> None:
     counts = [10 + 10 * k for k in range(100)]

@@ -257,7 +257,7 @@ def test_predictions_are_what_is_found(arguments: dict[str, Any]) -> None:
     assert_agree(*both(**arguments), one_hot="targets" not in arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", SLOW)
 def test_predictions_are_what_is_found_on_the_whole_grid(arguments: dict[str, Any]) -> None:
     assert_agree(*both(**arguments), one_hot="targets" not in arguments)
@@ -341,7 +341,7 @@ def test_features_that_are_not_negative_die_at_a_threshold_of_their_own(side: fl
     assert_agree(prediction, found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("counts", [BALANCED, TAIL, LONG, STEP])
 @pytest.mark.parametrize("loss", ["mse", "ce"])
@@ -431,7 +431,7 @@ def objective_of(prediction: Prediction, decay: float) -> float:
 
 @pytest.mark.parametrize(
     "classes, each, depth",
-    [DEEP[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in DEEP[1:])],
+    [DEEP[0], *(pytest.param(*case, marks=pytest.mark.long) for case in DEEP[1:])],
 )
 def test_deep_cross_entropy_is_as_low_as_what_is_found(classes: int, each: int, depth: int) -> None:
     decay = 1e-3
