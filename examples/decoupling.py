@@ -199,7 +199,7 @@ def sweep(
     inter_weights: Sequence[float] = INTER_WEIGHTS,
     intra_weights: Sequence[float] = INTRA_WEIGHTS,
     seeds: Sequence[int] = (0, 1, 2),
-    epochs: int = 100,
+    epochs: int = 40,
     progress: bool = True,
 ) -> tuple[dict[Cell, list[Outcome]], dict[tuple[str, int], list[Outcome]]]:
     """Train what is missing; outcomes of the cells, and of cross entropy by (name, dim)."""
@@ -444,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--inter-weights", type=float, default=list(INTER_WEIGHTS), help="of HUG, between classes")
     add("--intra-weights", type=float, default=list(INTRA_WEIGHTS), help="of HUG, within classes")
     add("--seeds", type=int, default=[0, 1, 2], help="at least two")
-    parser.add_argument("--epochs", type=int, default=100, help="of every run")
+    parser.add_argument("--epochs", type=int, default=40, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/decoupling"), help="folder of runs")
     parser.add_argument("--pictures", type=Path, help="folder for still pictures and results too")
     options = vars(parser.parse_args(arguments))
