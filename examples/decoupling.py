@@ -53,12 +53,17 @@ from sweeps import Interval, interval, last_row, parts, train_all, write_results
 INTER_WEIGHTS = (0.1, 1.0, 10.0, 100.0)
 INTRA_WEIGHTS = (0.1, 1.0, 10.0)
 DIMS = (2, 16)
-BASELINES = {"cross entropy, linear head": "linear", "cross entropy, cosine head": "cosine"}
+# By name: folder, loss, head.
+BASELINES = {
+    "cross entropy, linear head": ("cross-entropy-linear", "cross-entropy", "linear"),
+    "cross entropy, cosine head": ("cross-entropy-cosine", "cross-entropy", "cosine"),
+    "HUG, logarithmic energy": ("hug-logarithmic", "hug:inter_power=0,intra_weight=10", "cosine"),
+}
 HALVES = ("inter", "proxies", "intra")
 SPLITS = ("train", "test")
 # Halves below this are rounding of float32 features, and count as this much in logarithms.
 FLOOR = 1e-6
-SHOWN_PER_CLASS = 20
+SHOWN_PER_CLASS = 15
 # Where the line of a proxy ends and its name stands; features have a root mean square length of 1.
 ENDS = (1.7, None, 1.9)
 
@@ -87,7 +92,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where one run ended; `inter` and `proxies` are gaps to the least value of the width."""
+    """Where one run ended; `inter` and `proxies` are gaps to the least value of the width.
+
+    `length` is the median length of the classifier's rows as the optimiser sees them.
+    """
 
     seed: int
     train_inter: float
@@ -98,6 +106,7 @@ class Outcome:
     train_accuracy: float
     validation_accuracy: float
     test_accuracy: float
+    length: float
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,7 @@ def outcome(folder: Path) -> Outcome:
         train_accuracy=train["accuracy"],
         validation_accuracy=row["validation"]["accuracy"],
         test_accuracy=test["accuracy"],
+        length=_length(run),
     )
 
 
@@ -210,23 +220,22 @@ def sweep(
     configs: dict[str, TrainConfig] = {}
     for seed, cell in itertools.product(seeds, cells):
         configs[f"{cell.folder}-seed{seed}"] = config_of(cell.dim, seed, epochs, cell.loss, None)
-    for seed, dim, head in itertools.product(seeds, dims, BASELINES.values()):
-        configs[baseline_folder(head, dim, seed)] = config_of(
-            dim, seed, epochs, "cross-entropy", head
-        )
+    for seed, dim, name in itertools.product(seeds, dims, BASELINES):
+        _, loss, head = BASELINES[name]
+        configs[baseline_folder(name, dim, seed)] = config_of(dim, seed, epochs, loss, head)
     train_all(out, configs, progress=progress)
     hug = {cell: [outcome(out / f"{cell.folder}-seed{seed}") for seed in seeds] for cell in cells}
     baselines = {
-        (name, dim): [outcome(out / baseline_folder(head, dim, seed)) for seed in seeds]
-        for name, head in BASELINES.items()
+        (name, dim): [outcome(out / baseline_folder(name, dim, seed)) for seed in seeds]
+        for name in BASELINES
         for dim in dims
     }
     return hug, baselines
 
 
-def baseline_folder(head: str, dim: int, seed: int) -> str:
-    """The folder of a run with cross entropy."""
-    return f"cross-entropy-{head}-d{dim}-seed{seed}"
+def baseline_folder(name: str, dim: int, seed: int) -> str:
+    """The folder of a run beside the sweep."""
+    return f"{BASELINES[name][0]}-d{dim}-seed{seed}"
 
 
 def all_effects(hug: Mapping[Cell, Sequence[Outcome]]) -> list[dict[str, Any]]:
@@ -302,8 +311,17 @@ def circles(out: Path, panels: Mapping[str, str]) -> go.Figure:
         out: the folder of the runs.
         panels: folder of a run by title.
     """
-    figure = make_subplots(1, len(panels), subplot_titles=list(panels), horizontal_spacing=0.03)
-    for column, folder in enumerate(panels.values(), 1):
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    figure = make_subplots(
+        down,
+        across,
+        subplot_titles=list(panels),
+        horizontal_spacing=0.03,
+        vertical_spacing=0.08,
+    )
+    for place, folder in enumerate(panels.values()):
+        where = (place // across + 1, place % across + 1)
         run = Run.open(out / folder)
         features, labels, weight = plane(run)
         # Norms differ from method to method by far more than a panel could show.
@@ -317,8 +335,7 @@ def circles(out: Path, panels: Mapping[str, str]) -> go.Figure:
                 line={"color": "#cccccc", "width": 1},
                 hoverinfo="skip",
             ),
-            1,
-            column,
+            *where,
         )
         for label, row in enumerate(weight):
             own = features[labels == label][:SHOWN_PER_CLASS].round(3)
@@ -335,8 +352,7 @@ def circles(out: Path, panels: Mapping[str, str]) -> go.Figure:
                     textfont={"size": 13, "color": colour},
                     hoverinfo="skip",
                 ),
-                1,
-                column,
+                *where,
             )
             figure.add_trace(
                 go.Scatter(
@@ -346,16 +362,15 @@ def circles(out: Path, panels: Mapping[str, str]) -> go.Figure:
                     marker={"color": colour, "size": 4, "opacity": 0.7},
                     hovertemplate=f"class {name}<extra></extra>",
                 ),
-                1,
-                column,
+                *where,
             )
         axis = {"range": [-2.2, 2.2], "visible": False}
-        figure.update_xaxes(**axis, row=1, col=column)
-        place = "" if column == 1 else str(column)
-        figure.update_yaxes(**axis, scaleanchor=f"x{place}", row=1, col=column)
+        figure.update_xaxes(**axis, row=where[0], col=where[1])
+        anchor = f"x{place + 1 if place else ''}"
+        figure.update_yaxes(**axis, scaleanchor=anchor, row=where[0], col=where[1])
     figure.update_layout(
-        width=330 * len(panels),
-        height=370,
+        width=360 * across,
+        height=360 * down + 20,
         showlegend=False,
         margin={"l": 5, "r": 5, "t": 40, "b": 5},
         font={"family": "sans-serif", "size": 12},
@@ -417,6 +432,13 @@ def results(
     }
 
 
+def _length(run: Run) -> float:
+    tensors = run.checkpoint(run.checkpoint_epochs()[-1]).tensors
+    rows = {name.rpartition(".")[2]: value for name, value in tensors.items() if ".head." in name}
+    stored = rows["prototypes"] if "prototypes" in rows else rows["weight"]
+    return float(stored.norm(dim=1).median())
+
+
 def _texts(summary: Mapping[str, Interval], names: Sequence[str]) -> list[str]:
     return [
         summary[name].text(100, 1) + " %" if name.endswith("accuracy") else str(summary[name])
@@ -461,9 +483,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = {f"hug-decoupling-d{dim}": heat_maps(hug, dim) for dim in options["dims"]}
     if 2 in options["dims"]:
         seed, best = options["seeds"][0], most_accurate(hug, 2)
-        panels = {name: baseline_folder(head, 2, seed) for name, head in BASELINES.items()}
-        title = f"HUG, inter {best.inter_weight:g}, intra {best.intra_weight:g}"
-        figures["hug-circle"] = circles(out, {**panels, title: f"{best.folder}-seed{seed}"})
+        panels = {name: baseline_folder(name, 2, seed) for name in BASELINES}
+        kind = "detached" if best.detach else "attached"
+        title = f"HUG, inter {best.inter_weight:g}, intra {best.intra_weight:g}, {kind}"
+        figures["hug-circle"] = circles(out, {title: f"{best.folder}-seed{seed}", **panels})
     for name, figure in figures.items():
         write_page(figure, out / f"{name}.html")
         if pictures is not None:
