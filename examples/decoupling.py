@@ -15,6 +15,10 @@ At the end of training are measured, on the training and on the test part:
 - proxies: the same of the classifier itself, which has no split;
 - intra: mean distance of a feature's direction to that of its class mean (`hug_intra`).
 
+Detached proxies feel nothing but each other, so they are also trained alone, without data, as they
+are and with their rows put back to unit length after every step: a step turns a row the less, the
+longer the row has become.
+
 What a weight does to a half is a share of variance: the logarithm of the half over all cells and
 seeds is split into what follows inter_weight, what follows intra_weight, what follows their
 combination, and what is left to seeds. Beside it stands the span: the largest over the smallest
@@ -64,6 +68,8 @@ SPLITS = ("train", "test")
 # Halves below this are rounding of float32 features, and count as this much in logarithms.
 FLOOR = 1e-6
 SHOWN_PER_CLASS = 15
+# Seeds of proxies that are trained without data.
+ALONE = 5
 # Where the line of a proxy ends and its name stands; features have a root mean square length of 1.
 ENDS = (1.7, None, 1.9)
 
@@ -231,6 +237,50 @@ def sweep(
         for dim in dims
     }
     return hug, baselines
+
+
+def alone(
+    inter_weight: float, power: float, unit: bool, seed: int, *, dim: int = 2, steps: int = 400
+) -> float:
+    """Gap of ten free proxies to the least energy of 1/distance^2, after training without data.
+
+    Args:
+        inter_weight: of their mean pair energy.
+        power: of the energy they are trained with; 0 is the logarithmic one.
+        unit: put rows back to unit length after every step.
+        seed: of where they begin.
+        dim: d.
+        steps: of gradient descent with the options of the sweep; 40 epochs have 400.
+    """
+    count, usual = 10, config_of(dim, seed, 1, "hug", None)
+    pairs = count * (count - 1) / 2
+    rows = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) * dim**-0.5
+    rows = torch.nn.Parameter(rows / rows.norm(dim=1, keepdim=True) if unit else rows)
+    optimizer = torch.optim.SGD([rows], usual.lr, usual.momentum, weight_decay=usual.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (inter_weight * riesz_energy(rows, power, min_distance=1e-2) / pairs).backward()
+        optimizer.step()
+        schedule.step()
+        if unit:
+            rows.data /= rows.data.norm(dim=1, keepdim=True)
+    least = reference_energy(count, dim, 2.0, solve=False).mean
+    return float(riesz_energy(rows.detach().double(), 2.0)) / pairs - least
+
+
+def all_alone(inter_weights: Sequence[float], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A row per energy, kind of row and weight: the gaps of free proxies by seed."""
+    return [
+        {
+            "power": power,
+            "unit": unit,
+            "inter_weight": weight,
+            "gaps": [alone(weight, power, unit, seed) for seed in seeds],
+        }
+        for power, unit in ((2.0, False), (2.0, True), (0.0, False))
+        for weight in inter_weights
+    ]
 
 
 def baseline_folder(name: str, dim: int, seed: int) -> str:
@@ -478,7 +528,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=200)
     for table in tables(hug, baselines):
         console.print(table)
-    content = results(hug, baselines, options)
+    free = all_alone(options["inter_weights"], range(ALONE))
+    for row in free:
+        gaps = ", ".join(f"{gap:.1g}" for gap in row["gaps"])
+        rows = "at unit length" if row["unit"] else "as they are"
+        console.print(
+            f"free proxies in the plane, rows {rows}, power {row['power']:g}, "
+            f"inter_weight {row['inter_weight']:g}: gaps {gaps}"
+        )
+    content = {**results(hug, baselines, options), "alone": free}
     write_results(out / "results.json", content)
     figures = {f"hug-decoupling-d{dim}": heat_maps(hug, dim) for dim in options["dims"]}
     if 2 in options["dims"]:

@@ -279,6 +279,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--settings", type=int, default=4, choices=(1, 2, 3, 4), help="how many each method tries"
     )
+    names = [method.name for method in METHODS]
+    parser.add_argument(
+        "--methods", nargs="+", choices=names[1:], default=names[1:], help="beside cross entropy"
+    )
     parser.add_argument("--out", type=Path, help="folder of runs; runs/imbalance-DATA")
     parser.add_argument("--pictures", type=Path, help="folder for still pictures and results too")
     options = parser.parse_args(arguments)
@@ -292,7 +296,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "imbalance": f"exponential:{options.ratio:g}",
     }
     out = options.out or Path(f"runs/imbalance-{options.data}")
-    methods = [replace(way, settings=way.settings[: options.settings]) for way in METHODS]
+    methods = [
+        replace(method, settings=method.settings[: options.settings])
+        for method in METHODS
+        if method.name in (REFERENCE, *options.methods)
+    ]
     outcomes = compare(out, common, methods=methods, seeds=options.seeds)
     counts = parts(methods[0].config(0, options.seeds[0], common)).counts()["train"]
     title = f"{options.data}, {max(counts)} to {min(counts)} samples per class"

@@ -199,6 +199,13 @@ def test_results_are_written_beside_the_table(tmp_path: Path, capsys) -> None:
     assert "span" in capsys.readouterr().out
 
 
+def test_length_is_what_stops_proxies_that_begin_close_together() -> None:
+    # At unit length the polygon is reached to the rounding of float32; with free rows of this seed
+    # the first steps lengthen them until the directions stand still.
+    assert abs(decoupling.alone(10.0, 2.0, True, 0)) < 1e-6
+    assert decoupling.alone(10.0, 2.0, False, 0) > 1e-2
+
+
 # --- imbalance ----------------------------------------------------------------------------------
 
 COMMON = {"data": "digits", "epochs": 2, "imbalance": "exponential:100"}
