@@ -1,7 +1,7 @@
 """Long-tailed classes: cross entropy beside HUG with learned and with fixed proxies.
 
-    python examples/imbalance.py                        # digits, a few minutes
-    python examples/imbalance.py --data fashion-mnist
+    python examples/imbalance.py --settings 2                        # digits, a few minutes
+    python examples/imbalance.py --settings 2 --data fashion-mnist
 
 The training part is thinned to a long tail (the largest class has 100 times the samples of the
 smallest); validation and test parts stay balanced. A balanced validation part is more than one

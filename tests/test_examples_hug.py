@@ -347,3 +347,41 @@ def test_a_comparison_from_the_command_line(
     assert len(content["runs"]) == 6
     assert (tmp_path / "results.html").is_file()
     assert "HUG, learned" in capsys.readouterr().out
+
+
+# --- what the documentation says ----------------------------------------------------------------
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def as_interval(values: dict[str, float]) -> sweeps.Interval:
+    return sweeps.Interval(values["mean"], values["low"], values["high"])
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("assets/hug-imbalance-*.json")), ids=str)
+def test_the_page_has_the_numbers_of_the_comparison(path: Path) -> None:
+    page = (DOCS / "hug.md").read_text(encoding="utf-8")
+    content = json.loads(path.read_text())
+    assert len({run["seed"] for run in content["runs"]}) >= 2
+    for name, groups in content["methods"].items():
+        groups = groups.items()
+        cells = [as_interval(found["accuracy"]).text(100, 1) for _, found in groups]
+        assert f"| {name} | {' | '.join(cells)} |" in page
+
+
+def test_the_page_has_the_numbers_of_the_sweep() -> None:
+    page = (DOCS / "hug.md").read_text(encoding="utf-8")
+    content = json.loads((DOCS / "assets" / "hug-decoupling.json").read_text())
+    for row in content["effects"]:
+        if row["split"] != "test":
+            kind = "detached" if row["detach_proxies"] else "attached"
+            shares = [f"{row[k]:.0%}" for k in ("inter_weight", "intra_weight", "both", "seeds")]
+            factors = [f"{row[k]:.3g}" for k in ("span_inter_weight", "span_intra_weight")]
+            cells = [str(row["dim"]), kind, row["half"], *shares, *factors]
+            assert f"| {' | '.join(cells)} |" in page
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("assets/hug-*.svg")), ids=str)
+def test_the_pictures_are_small(path: Path) -> None:
+    assert path.stat().st_size < 200_000
+    assert path.name in (DOCS / "hug.md").read_text(encoding="utf-8")
