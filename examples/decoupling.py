@@ -29,9 +29,9 @@ where two class means nearly coincide the energy is a hundred times that of its 
 
 What came out (docs/hug.md): detached proxies do not depend on intra_weight at all, and in width 16
 intra follows intra_weight alone; the class means, though, are the more uniform the more closely
-features follow their proxies. Attached, the halves are coupled where inter_weight is small. In width 2
-the seed decides more than either weight: where two proxies begin close together, the first steps
-lengthen their rows until the directions stand still.
+features follow their proxies. Attached, the halves are coupled where inter_weight is small. In
+width 2 the seed decides more than either weight: where two proxies begin close together, the first
+steps lengthen their rows until the directions stand still.
 
 Runs that are finished are not trained again; results.json, the pages and the pictures are written
 from the records.
