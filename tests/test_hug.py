@@ -153,7 +153,7 @@ def test_the_largest_counts_and_ties_share(measure: Any) -> None:
 def test_the_pull_reaches_features_that_point_away(measure: Any, angle: float) -> None:
     """A quarter of the pull of the chord or more, by any measure, even 143 degrees away.
 
-    r g^2 / (jitter + 1 - g^2) for "mgd", a third of the chord's 1 there; a 200th with g = exp(-r^2).
+    For "mgd" r g^2 / (jitter + 1 - g^2), a third of the chord's 1; a 200th with g = exp(-r^2).
     """
     direction = [[math.cos(angle), math.sin(angle)]]
     features = torch.tensor(direction, dtype=torch.float64, requires_grad=True)
