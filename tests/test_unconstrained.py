@@ -31,7 +31,7 @@ def example() -> ModuleType:
         ("mhe", "fixed", (5, 3)),
         ("mhe", "rotated", (5, 3)),
         ("mhe squared", "learned", (5, 3)),
-        ("mgd", "batch means", (5, 3)),
+        ("mgd", "learned", (5, 3)),
         ("mhe squared", "moving averages", (4, 3)),
         ("nce", "learned", (4, 3)),
     ],
