@@ -241,23 +241,25 @@ def _wells(prediction: Prediction, name: str) -> Panel | None:
         return None
     total = float(prediction.counts.sum())
     scale = mode_scale((*decays, prediction.feature_decay), total)
-    sizes = sorted({float(count) for count in prediction.counts.tolist()})
-    chosen = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+    chosen = [
+        (f"rarest class, {int(prediction.counts.min())} samples", float(prediction.counts.min())),
+        (f"n* = {scale / jump_level(depth):.3g} samples", scale / jump_level(depth)),
+        (f"spinodal, {scale / spinodal_level(depth):.3g} samples", scale / spinodal_level(depth)),
+    ]
     # Denser where the minimum of a class that is fitted well lies.
     share = 1 - np.linspace(1, 1e-4 ** (1 / 3), 300) ** 3
     power = (share / (1 - share)) ** (1 / depth)
     data = []
-    for size, colour in zip(
-        chosen, (FEATURE_COLOUR, OTHER_COLOUR, CLASSIFIER_COLOUR), strict=False
-    ):
+    colours = (FEATURE_COLOUR, OTHER_COLOUR, CLASSIFIER_COLOUR)
+    for (label, size), colour in zip(chosen, colours, strict=True):
         value = 1 - share + scale / size * power
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": f"{size:g} samples",
+                "name": label,
                 "x": [rounded(float(x)) for x in share],
-                "y": [rounded(float(y)) if y < 2 else None for y in value],
+                "y": [rounded(float(y)) if y < 1.6 else None for y in value],
                 "line": {"color": colour, "width": 2},
             }
         )
