@@ -143,7 +143,7 @@ def test_a_run_without_a_prediction_still_measures(tmp_path: Path):
 @pytest.mark.slow
 def test_the_alarm_comes_before_the_fall_of_accuracy(tmp_path: Path):
     options = {"data": "digits", "imbalance": "exponential:50", "weight_decay": 0.2, "lr": 0.02}
-    config = method(**options, bias=False, epochs=10, batch_size=64, width=None, dim=None)
+    config = method(**options, bias=False, epochs=30, batch_size=64, width=None, dim=None)
     data = load_data(config)
     run = create_run(tmp_path / "run", config, data)
     train(run, data, progress=False)

@@ -281,7 +281,7 @@ def _path(prediction: Prediction, name: str) -> Panel | None:
         return None
     seli = vanishing_decay(counts).gram_classifier
     simplex = simplex_gram(len(counts))
-    multiples = [10.0**step for step in np.arange(1.0, -6.01, -0.5)]
+    multiples = [10.0**step for step in np.arange(1.0, -6.01, -1.0)]
     found: dict[str, list[float | None]] = {"simplex ETF": [], "SELI": []}
     for multiple in multiples:
         scaled = predict(
