@@ -9,7 +9,8 @@ import typer
 from neuralcollapse.scalars import check_integer
 from neuralcollapse.train.config import imbalance_ratio
 
-_MOST_CLASSES_IN_JSON = 4096
+# Gram matrices of more classes would take tens of megabytes as text.
+_MOST_CLASSES_WITH_GRAMS = 500
 
 
 def predict(
@@ -48,9 +49,12 @@ def predict(
         str | None, typer.Option(help="cdt, ldt: the scale of each class, by commas.")
     ] = None,
     label_smoothing: Annotated[
-        float, typer.Option(help="label_smoothing: share of the target spread evenly.")
-    ] = 0.1,
-    focal_power: Annotated[float, typer.Option(help="focal: its exponent.")] = 2.0,
+        float | None,
+        typer.Option(help="label_smoothing: share of the target spread evenly; by default 0.1."),
+    ] = None,
+    focal_power: Annotated[
+        float | None, typer.Option(help="focal: its exponent; by default 2.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
@@ -65,48 +69,75 @@ def predict(
     half the squared distance to one-hot targets. `neuralcollapse.theory.from_training` converts
     the settings of a PyTorch run to these constants.
     """
-    if out is not None and out.suffix not in (".html", ".json"):
-        raise ValueError(f"out must end in .html or .json, got {out}")
+    _check_out(out)
+    loss = loss.replace("-", "_")
     options: dict[str, Any] = {
-        "loss": loss.replace("-", "_"),
+        "loss": loss,
         "depth": depth,
         "bias": _bias(bias),
         "weight_decay": _decays(weight_decay),
         "feature_decay": feature_decay,
         "dim": dim,
-        "widths": None if widths is None else [int(w) for w in _numbers("widths", widths)],
+        "widths": None if widths is None else _whole_numbers("widths", widths),
         "activation": activation,
         "class_weights": None
         if class_weights is None
         else _numbers("class_weights", class_weights),
         "class_scales": None if class_scales is None else _numbers("class_scales", class_scales),
-        "label_smoothing": label_smoothing,
-        "focal_power": focal_power,
-    }
+    } | _of_one_loss(loss, label_smoothing=label_smoothing, focal_power=focal_power)
     sizes = _counts(counts, classes, per_class, imbalance)
-    if as_json and len(sizes) > _MOST_CLASSES_IN_JSON:
-        raise ValueError(
-            f"counts must be of at most {_MOST_CLASSES_IN_JSON} classes for --json, which holds "
-            f"(K, K) matrices, got {len(sizes)}; use neuralcollapse.theory.predict"
-        )
     from neuralcollapse import theory
 
     prediction = theory.predict(sizes, **options)
     if out is not None:
         _write(prediction, out)
     if as_json:
-        print(json.dumps(prediction.to_dict(), allow_nan=False))
+        print(json.dumps(_plain(prediction), allow_nan=False))
         return
     print(prediction)
     if out is not None:
         print(f"written: {out}")
 
 
+def _check_out(out: Path | None) -> None:
+    """Raise for a file that cannot be written, before solving anything."""
+    if out is None:
+        return
+    if out.suffix not in (".html", ".json"):
+        raise ValueError(f"out must end in .html or .json, got {out}")
+    if out.is_dir():
+        raise ValueError(f"out must be a file, got the folder {out}; name a file in it")
+    if not out.parent.is_dir():
+        raise ValueError(f"out must lie in a folder that exists, got {out}; make {out.parent}")
+
+
+def _plain(prediction: Any) -> dict[str, Any]:
+    """For JSON; of many classes without their Gram matrices, and saying so."""
+    many = prediction.num_classes > _MOST_CLASSES_WITH_GRAMS
+    plain = prediction.to_dict(grams=not many)
+    if many:
+        plain["warnings"].append(
+            f"gram_classifier and gram_features are left out for more than "
+            f"{_MOST_CLASSES_WITH_GRAMS} classes; neuralcollapse.theory.predict has them"
+        )
+    return plain
+
+
+def _of_one_loss(loss: str, **options: float | None) -> dict[str, float]:
+    """The options that were given, each of which belongs to one loss."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        owner = "focal" if name == "focal_power" else name
+        if loss != owner:
+            raise ValueError(f"{name} must go with loss={owner}, got loss={loss}; leave it out")
+    return given
+
+
 def _write(prediction: Any, out: Path) -> None:
     from neuralcollapse.files import write_json
 
     if out.suffix == ".json":
-        write_json(out, prediction.to_dict())
+        write_json(out, _plain(prediction))
         return
     from neuralcollapse.report import write_prediction
 
@@ -123,7 +154,7 @@ def _counts(
                 "counts must come without classes, per_class and imbalance; leave out one or the "
                 "others"
             )
-        return [_whole("counts", part) for part in counts.split(",")]
+        return _whole_numbers("counts", counts)
     if classes is None or per_class is None:
         raise ValueError("counts must be given, or classes and per_class; e.g. --counts 500,100,20")
     check_integer("classes", classes, 2)
@@ -156,11 +187,14 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{name} must be numbers separated by commas, got {text!r}") from None
+        raise ValueError(
+            f"{name} must be numbers separated by commas, got {text.strip()!r}"
+        ) from None
 
 
-def _whole(name: str, text: str) -> int:
-    value = _number(name, text)
-    if not value.is_integer():
-        raise ValueError(f"{name} must be whole numbers, got {text!r}")
-    return int(value)
+def _whole_numbers(name: str, text: str) -> list[int]:
+    values = _numbers(name, text)
+    for value, part in zip(values, text.split(","), strict=True):
+        if not value.is_integer():
+            raise ValueError(f"{name} must be whole numbers, got {part.strip()!r}")
+    return [int(value) for value in values]

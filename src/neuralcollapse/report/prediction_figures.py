@@ -15,6 +15,7 @@ from neuralcollapse.theory.modes import jump_level, mode_scale, spinodal_level
 CLASSIFIER_COLOUR, FEATURE_COLOUR, OTHER_COLOUR = "#0072b2", "#d55e00", "#009e73"
 _DIVERGING = [[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]]
 _MOST_CLASSES = 60
+_MOST_POINTS = 400
 _CELLS = 61
 
 
@@ -50,7 +51,7 @@ def _norms(
     counts = prediction.counts.tolist()
     if len(prediction.classifier_norm_squared) != len(counts):
         return None
-    order = sorted(range(len(counts)), key=lambda k: counts[k])
+    order = _spread(sorted(range(len(counts)), key=lambda k: counts[k]))
     series: list[tuple[str, Tensor, str, str]] = [
         ("classifier", prediction.classifier_norm_squared, CLASSIFIER_COLOUR, "predicted"),
         ("features", prediction.feature_norm_squared, FEATURE_COLOUR, "predicted"),
@@ -87,8 +88,18 @@ def _norms(
     if drawn and prediction.threshold is not None:
         _mark(layout, "n*", prediction.threshold)
     note = "" if prediction.threshold is None else f"; n* = {prediction.threshold:.4g} samples"
+    if len(order) < len(counts):
+        note += f"; {len(order)} of {len(counts)} classes, evenly over their sizes"
     subtitle = f"of classifier rows and class means, at true scale{note}"
     return Panel(f"{name}-norms", "Norms by class", subtitle, {"data": data, "layout": layout})
+
+
+def _spread(order: list[int]) -> list[int]:
+    """At most so many classes as a figure shows, first and last among them."""
+    if len(order) <= _MOST_POINTS:
+        return order
+    places = np.linspace(0, len(order) - 1, _MOST_POINTS).round().astype(int)
+    return [order[place] for place in places]
 
 
 def _grams(
@@ -96,13 +107,13 @@ def _grams(
 ) -> list[Panel]:
     """Gram matrices predicted, and measured and the difference where there is a network."""
     panels = []
+    if max(prediction.num_classes, len(prediction.classifier_norm_squared)) > _MOST_CLASSES:
+        return []
     pairs = [
         ("classifier", prediction.gram_classifier, weight),
         ("class means", prediction.gram_features, means),
     ]
     for what, predicted, vectors in pairs:
-        if len(predicted) > _MOST_CLASSES:
-            continue
         shown = {"predicted": predicted}
         if vectors is not None:
             wide = vectors.double()
@@ -136,22 +147,32 @@ def _heat(matrix: Tensor, most: float) -> dict[str, Any]:
 
 
 def _phases(prediction: Prediction, name: str) -> Panel | None:
-    """What becomes of the rarest class, by decay and by imbalance."""
-    decays, counts = prediction.weight_decay, prediction.counts
-    known = prediction.loss == "mse" or (prediction.loss == "ce" and prediction.depth == 1)
+    """What becomes of the rarest class, by decay and by imbalance.
+
+    The imbalance stretches the logarithms of these counts below the largest, so that the set-up
+    itself lies in the diagram; equal counts are stretched to a long tail.
+    """
+    decays, counts, depth = prediction.weight_decay, prediction.counts.double(), prediction.depth
+    known = prediction.loss == "mse" or (prediction.loss == "ce" and depth == 1)
     if decays is None or prediction.feature_decay is None or not known:
         return None
-    all_decays = (*decays, prediction.feature_decay)
-    depth, classes, most = prediction.depth, prediction.num_classes, float(counts.max())
+    classes, most = prediction.num_classes, float(counts.max())
     ratio = most / float(counts.min())
+    if ratio > 1:
+        stretch = (np.log(most / counts.numpy())) / math.log(ratio)
+    else:
+        stretch = np.arange(classes) / max(1, classes - 1)
     imbalances = np.logspace(0, max(3.0, math.log10(ratio) + 1), _CELLS)
-    share = np.arange(classes) / max(1, classes - 1)
-    totals = (most * imbalances[:, None] ** -share).sum(1)
+    kinds, sizes = np.unique(stretch.round(4), return_counts=True)
+    totals = (sizes * most * imbalances[:, None] ** -kinds).sum(1)
     rarest = most / imbalances
-    # The multiple of the decays at which the rarest class of these counts would cross.
-    crossing = float(counts.min()) / max(prediction.threshold or 0.0, 1e-300)
-    centre = 0.0 if not math.isfinite(crossing) else 0.5 * math.log10(max(crossing, 1e-12))
-    reach = 2.0 + abs(centre)
+    all_decays = (*decays, prediction.feature_decay)
+    # The multiple of all decays at which the rarest of these classes crosses.
+    crossing = float(
+        (float(counts.min()) * jump_level(depth) / mode_scale(all_decays, float(counts.sum())))
+        ** (depth / (depth + 1))
+    )
+    reach = max(1.5, abs(math.log10(crossing)) + 0.75)
     multiples = np.logspace(-reach, reach, _CELLS)
     phase = np.zeros((_CELLS, _CELLS))
     for row, multiple in enumerate(multiples):
@@ -159,7 +180,8 @@ def _phases(prediction: Prediction, name: str) -> Panel | None:
         scale = np.array([mode_scale(scaled, total) for total in totals])
         phase[row] = (scale >= rarest * jump_level(depth)).astype(float)
         phase[row] += scale >= rarest * spinodal_level(depth)
-    names = ["alive", "metastable", "dead"] if depth > 1 else ["alive", "", "dead"]
+    dead = "dead" if prediction.loss == "mse" else "merged with classes of its size"
+    names = ["alive", "metastable", dead]
     colours = ["#56b4e9", "#e69f00", "#888888"]
     steps = [
         [at, colour] for place, colour in enumerate(colours) for at in (place / 3, (place + 1) / 3)
@@ -168,37 +190,47 @@ def _phases(prediction: Prediction, name: str) -> Panel | None:
         {
             "type": "heatmap",
             "x": [rounded(float(value)) for value in imbalances],
-            "y": [rounded(float(value)) for value in multiples],
-            "z": phase.tolist(),
-            "text": [[names[int(value)] for value in row] for row in phase],
-            "zmin": -0.5,
-            "zmax": 2.5,
+            "y": [rounded(float(value) * decays[0]) for value in multiples],
+            "z": phase.astype(int).tolist(),
+            "zmin": 0,
+            "zmax": 2,
             "colorscale": steps,
             "showscale": False,
-            "hovertemplate": "ratio %{x:.3g}, decay × %{y:.3g}<br><b>%{text}</b><extra></extra>",
+            "hovertemplate": "ratio %{x:.3g}, weight decay %{y:.3g}<extra></extra>",
         },
         {
             "type": "scatter",
             "mode": "markers",
-            "x": [ratio],
-            "y": [1.0],
+            "x": [rounded(ratio)],
+            "y": [rounded(decays[0])],
             "marker": {
                 "color": "#000000",
-                "size": 12,
+                "size": 14,
                 "symbol": "star",
-                "line": {"color": "#ffffff", "width": 1},
+                "line": {"color": "#ffffff", "width": 1.5},
             },
             "hovertemplate": "these counts and decays<extra></extra>",
         },
     ]
-    layout = _layout("largest over smallest class, long tail", "all decays, as a multiple")
+    layers = "" if len(set(decays)) == 1 else " of the first layer"
+    layout = _layout("largest over smallest class", f"weight decay{layers}")
     layout["xaxis"]["type"] = layout["yaxis"]["type"] = "log"
+    layout["yaxis"]["exponentformat"] = "power"
     layout["showlegend"] = False
-    words = (
-        "blue: alive, orange: metastable, grey: dead" if depth > 1 else "blue: alive, grey: dead"
+    shown = zip(("blue", "orange", "grey"), names, strict=True)
+    words = ", ".join(
+        f"{colour}: {word}" for colour, word in shown if depth > 1 or word != names[1]
     )
-    subtitle = f"of the rarest of {classes} classes; {words}; the star is this set-up"
-    return Panel(f"{name}-phases", "Alive or dead", subtitle, {"data": data, "layout": layout})
+    subtitle = (
+        f"of the rarest of {classes} classes; {words}; the star is this set-up; the other decays "
+        "in proportion"
+    )
+    notes = ()
+    if prediction.loss == "mse" and not bool((prediction.bias == 0).all()):
+        notes = ("Drawn for a head without bias; a bias shifts the borders a little.",)
+    return Panel(
+        f"{name}-phases", "Alive or dead", subtitle, {"data": data, "layout": layout}, notes
+    )
 
 
 def _wells(prediction: Prediction, name: str) -> Panel | None:
@@ -209,27 +241,33 @@ def _wells(prediction: Prediction, name: str) -> Panel | None:
         return None
     total = float(prediction.counts.sum())
     scale = mode_scale((*decays, prediction.feature_decay), total)
-    sizes = sorted({float(count) for count in prediction.counts.tolist()})
-    chosen = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
-    share = np.linspace(0, 0.999, 300)
+    chosen = [
+        (f"rarest class, {int(prediction.counts.min())} samples", float(prediction.counts.min())),
+        (f"n* = {scale / jump_level(depth):.3g} samples", scale / jump_level(depth)),
+        (f"spinodal, {scale / spinodal_level(depth):.3g} samples", scale / spinodal_level(depth)),
+    ]
+    # Denser where the minimum of a class that is fitted well lies.
+    share = 1 - np.linspace(1, 1e-4 ** (1 / 3), 300) ** 3
     power = (share / (1 - share)) ** (1 / depth)
     data = []
-    for size, colour in zip(
-        chosen, (FEATURE_COLOUR, OTHER_COLOUR, CLASSIFIER_COLOUR), strict=False
-    ):
+    colours = (FEATURE_COLOUR, OTHER_COLOUR, CLASSIFIER_COLOUR)
+    for (label, size), colour in zip(chosen, colours, strict=True):
         value = 1 - share + scale / size * power
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": f"{size:g} samples",
+                "name": label,
                 "x": [rounded(float(x)) for x in share],
-                "y": [rounded(float(y)) if y < 2 else None for y in value],
+                "y": [rounded(float(y)) if y < 1.6 else None for y in value],
                 "line": {"color": colour, "width": 2},
             }
         )
     layout = _layout("share of the target that the class fits", "objective of the class, relative")
-    subtitle = "two minima: 0, and the one that training finds from a large enough start"
+    subtitle = (
+        "a minimum at 0 and, above the spinodal, one of a class that is fitted; n* is where both "
+        "are level; a small start ends in the left one"
+    )
     return Panel(f"{name}-wells", "Double wells", subtitle, {"data": data, "layout": layout})
 
 
@@ -243,7 +281,7 @@ def _path(prediction: Prediction, name: str) -> Panel | None:
         return None
     seli = vanishing_decay(counts).gram_classifier
     simplex = simplex_gram(len(counts))
-    multiples = [10.0**step for step in np.arange(1.0, -6.01, -0.5)]
+    multiples = [10.0**step for step in np.arange(1.0, -6.01, -1.0)]
     found: dict[str, list[float | None]] = {"simplex ETF": [], "SELI": []}
     for multiple in multiples:
         scaled = predict(
@@ -305,27 +343,27 @@ def _mark(layout: dict[str, Any], text: str, at: float) -> None:
 
 
 def distances_panel(
-    epochs: Sequence[int], found: dict[str, list[float | None]], name: str
+    epochs: Sequence[int], found: dict[str, list[float | None]], name: str, what: str
 ) -> Panel:
-    """Distances of the classifier from several targets over the epochs."""
+    """Distances of the classifier, or of the class means, from several targets over the epochs."""
     colours = (CLASSIFIER_COLOUR, OTHER_COLOUR, FEATURE_COLOUR)
     data = [
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": literal(what),
+            "name": f"from {literal(target)}",
             "x": list(epochs),
             "y": [rounded(value) for value in values],
             "line": {"color": colour, "width": 2},
         }
-        for (what, values), colour in zip(found.items(), colours, strict=True)
+        for (target, values), colour in zip(found.items(), colours, strict=True)
     ]
     layout = _layout("epoch", "distance of Gram matrices")
     layout["yaxis"]["type"] = "log"
     return Panel(
         name,
-        "Distance of the classifier",
-        "from three Gram matrices, blind to scale",
+        f"Distance of the {what}",
+        "from three Gram matrices, blind to scale; 0 is there",
         {"data": data, "layout": layout},
     )
 

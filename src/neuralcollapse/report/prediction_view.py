@@ -1,5 +1,6 @@
 """A prediction as a page shows it: alone, or beside the run that it was made for."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from neuralcollapse.report.wording import shown
 from neuralcollapse.theory import Prediction
 
 _MOST_ROWS = 200
+_MOST_COMPARED = 2000
+_LONGEST_STATUS = 80
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class PredictionView:
         panels: figures.
         heading: of the columns of `rows`.
         rows: one per class, as text.
+        cut: what the table leaves out, or empty.
     """
 
     label: str
@@ -46,33 +50,23 @@ class PredictionView:
     panels: tuple[Panel, ...] = ()
     heading: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
+    cut: str = ""
 
 
 def view_alone(prediction: Prediction) -> PredictionView:
     """A prediction without a run."""
-    heading = ("class", "samples", "norm(w)²", "norm(h)²", "logit", "confidence", "status")
-    rows = []
-    square = len(prediction.classifier_norm_squared) == prediction.num_classes
-    for k in range(min(prediction.num_classes, _MOST_ROWS)):
-        weight = float(prediction.classifier_norm_squared[k]) if square else None
-        numbers = (
-            weight,
-            float(prediction.feature_norm_squared[k]),
-            _finite(float(prediction.logit[k])),
-            _finite(float(prediction.confidence[k])),
-        )
-        rows.append(
-            (str(k), f"{int(prediction.counts[k])}", *map(shown, numbers), prediction.status[k])
-        )
+    classes, shown_classes = prediction.num_classes, min(prediction.num_classes, _MOST_ROWS)
+    names = [str(k) for k in range(classes)]
     return PredictionView(
-        "",
-        prediction.kind,
-        prediction.regime,
-        _facts(prediction),
-        prediction.warnings,
-        tuple(prediction_panels(prediction)),
-        heading,
-        tuple(rows),
+        label="",
+        kind=prediction.kind,
+        regime=prediction.regime,
+        facts=_facts(prediction),
+        warnings=prediction.warnings,
+        panels=tuple(prediction_panels(prediction)),
+        heading=("class", "samples", "norm(w)²", "norm(h)²", "logit", "confidence", "status"),
+        rows=_predicted_rows(prediction, names[:shown_classes]),
+        cut=_cut(classes),
     )
 
 
@@ -83,23 +77,28 @@ def view_of_run(place: int, history: History) -> PredictionView:
         prediction = forecast(history.run.config, counts)
     except ValueError as error:
         return PredictionView(history.label, f"No prediction: {error}.")
-    epochs = history.run.snapshot_epochs()
-    snapshots = [history.run.snapshot(epoch) for epoch in epochs]
+    alone = dataclasses.replace(view_alone(prediction), label=history.label)
     name = f"prediction-{place}"
-    if not snapshots:
-        view = view_alone(prediction)
-        return PredictionView(**{**view.__dict__, "label": history.label})
+    epochs = history.run.snapshot_epochs()
+    why = _not_comparable(history, prediction, epochs)
+    if why:
+        return dataclasses.replace(
+            alone,
+            warnings=(*alone.warnings, why),
+            panels=tuple(prediction_panels(prediction, name=name)),
+            rows=_predicted_rows(prediction, history.classes[:_MOST_ROWS]),
+        )
+    snapshots = [history.run.snapshot(epoch) for epoch in epochs]
     means, weight = (snapshots[-1][key].double() for key in ("means", "weight"))
-    compared = prediction.compare(means, weight)
+    verdicts = prediction.compare(means, weight)["verdict"]
     panels = [
-        distances_panel(epochs, _distances(prediction, snapshots), f"{name}-distances"),
-        ratios_panel(epochs, _ratios(prediction, snapshots), f"{name}-ratios"),
-        *prediction_panels(prediction, name=name, means=means, weight=weight),
+        distances_panel(
+            epochs, _distances(prediction, snapshots, key), f"{name}-distances-{key}", what
+        )
+        for key, what in (("weight", "classifier"), ("means", "class means"))
     ]
-    heading = (
-        "class", "samples", "norm(w)² predicted", "measured", "norm(h)² predicted", "measured",
-        "verdict",
-    )  # fmt: skip
+    panels.append(ratios_panel(epochs, _ratios(prediction, snapshots), f"{name}-ratios"))
+    panels += prediction_panels(prediction, name=name, means=means, weight=weight)
     rows = [
         (
             history.classes[k],
@@ -108,20 +107,62 @@ def view_of_run(place: int, history: History) -> PredictionView:
             shown(float(weight[k].square().sum())),
             shown(float(prediction.feature_norm_squared[k])),
             shown(float(means[k].square().sum())),
-            compared["verdict"][k],
+            verdicts[k],
         )
         for k in range(min(prediction.num_classes, _MOST_ROWS))
     ]
-    return PredictionView(
-        history.label,
-        prediction.kind,
-        prediction.regime,
-        _facts(prediction),
-        prediction.warnings,
-        tuple(panels),
-        heading,
-        tuple(rows),
+    return dataclasses.replace(
+        alone,
+        panels=tuple(panels),
+        heading=(
+            "class",
+            "samples",
+            "norm(w)² predicted",
+            "measured",
+            "norm(h)² predicted",
+            "measured",
+            "verdict",
+        ),
+        rows=tuple(rows),
     )
+
+
+def _not_comparable(history: History, prediction: Prediction, epochs: Sequence[int]) -> str:
+    """Why nothing measured stands beside the prediction, or nothing."""
+    if not epochs:
+        return "no snapshots were kept of this run, so that nothing measured is shown"
+    if history.run.config.get("normalize"):
+        return (
+            "the features of this run were measured at unit length (normalize), so that their "
+            "norms cannot be compared"
+        )
+    if prediction.num_classes > _MOST_COMPARED:
+        return f"of more than {_MOST_COMPARED} classes nothing measured is shown"
+    return ""
+
+
+def _predicted_rows(prediction: Prediction, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    square = len(prediction.classifier_norm_squared) == prediction.num_classes
+    rows = []
+    for k, name in enumerate(names):
+        numbers = (
+            float(prediction.classifier_norm_squared[k]) if square else None,
+            float(prediction.feature_norm_squared[k]),
+            _finite(float(prediction.logit[k])),
+            _finite(float(prediction.confidence[k])),
+        )
+        count = f"{int(prediction.counts[k])}"
+        status = prediction.status[k]
+        if len(status) > _LONGEST_STATUS:
+            status = f"{status[:_LONGEST_STATUS].rpartition(',')[0]}, ..."
+        rows.append((name, count, *map(shown, numbers), status))
+    return tuple(rows)
+
+
+def _cut(classes: int) -> str:
+    if classes <= _MOST_ROWS:
+        return ""
+    return f"The first {_MOST_ROWS} of {classes} classes; --json has all of them."
 
 
 def _facts(prediction: Prediction) -> tuple[str, ...]:
@@ -143,19 +184,27 @@ def _facts(prediction: Prediction) -> tuple[str, ...]:
 
 
 def _distances(
-    prediction: Prediction, snapshots: Sequence[dict[str, Tensor]]
+    prediction: Prediction, snapshots: Sequence[dict[str, Tensor]], key: str
 ) -> dict[str, list[float | None]]:
+    """Distances of the classifier ("weight") or of the class means ("means") from three targets."""
     classes = prediction.num_classes
     targets = {
-        "predicted": prediction.gram_classifier,
+        "predicted": getattr(prediction, _GRAMS[key]),
         "simplex ETF": simplex_gram(classes),
         "orthogonal frame": torch.eye(classes, dtype=torch.float64),
     }
-    grams = [snapshot["weight"].double() for snapshot in snapshots]
-    return {
-        what: [_finite(float(gram_distance(rows @ rows.T, target))) for rows in grams]
-        for what, target in targets.items()
-    }
+    grams = [rows @ rows.T for rows in (snapshot[key].double() for snapshot in snapshots)]
+    return {what: [_distance(gram, target) for gram in grams] for what, target in targets.items()}
+
+
+_GRAMS = {"weight": "gram_classifier", "means": "gram_features"}
+
+
+def _distance(gram: Tensor, target: Tensor) -> float | None:
+    """None where one of them is zero: nothing lies in its direction."""
+    if not (bool(gram.any()) and bool(target.any())):
+        return None
+    return _finite(float(gram_distance(gram, target)))
 
 
 def _ratios(

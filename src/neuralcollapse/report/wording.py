@@ -74,6 +74,8 @@ TERMS = (
 )
 
 
+_MOST_ALARMS = 6
+
 PREDICTION_TERMS = (
     (
         "prediction",
@@ -150,6 +152,7 @@ def arrow(history: History, key: str) -> str:
 def verdict(history: History) -> list[Sentence]:
     """What the numbers of a run say, in a few sentences."""
     sentences = [
+        _alarms(history),
         _variability(history),
         _means(history),
         _classifier(history),
@@ -326,6 +329,21 @@ def _selection(history: History) -> Sentence | None:
         return None
     aside = f", where test accuracy is {share(test)}" if isinstance(test, int | float) else ""
     return Sentence(f"Validation accuracy was best at epoch {epoch}: {share(best)}{aside}.")
+
+
+def _alarms(history: History) -> Sentence | None:
+    """Which rare classes collapse, as the alarm said at the first epoch that it did."""
+    first: dict[tuple[str, str], tuple[str, int]] = {}
+    for row in history.rows:
+        for alarm in row.get("alarms") or ():
+            key = (str(alarm.get("kind")), str(alarm.get("classes")))
+            first.setdefault(key, (str(alarm.get("text")), row["epoch"]))
+    if not first:
+        return None
+    said = [f"{text} (epoch {epoch})" for text, epoch in list(first.values())[:_MOST_ALARMS]]
+    more = len(first) - len(said)
+    aside = f"; and {more} more" if more else ""
+    return Sentence(f"Minority collapse: {'; '.join(said)}{aside}.")
 
 
 def _room(history: History) -> Sentence | None:

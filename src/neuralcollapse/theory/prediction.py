@@ -197,8 +197,12 @@ class Prediction:
             )
         return result
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; a number that is not defined is None."""
+    def to_dict(self, *, grams: bool = True) -> dict[str, Any]:
+        """Plain values for JSON; a number that is not defined is None.
+
+        Args:
+            grams: with the Gram matrices, which hold K^2 numbers; None in their place otherwise.
+        """
         return {
             "kind": self.kind,
             "regime": self.regime,
@@ -217,8 +221,8 @@ class Prediction:
             "logit": _plain(self.logit),
             "confidence": _plain(self.confidence),
             "bias": self.bias.tolist(),
-            "gram_classifier": self.gram_classifier.tolist(),
-            "gram_features": self.gram_features.tolist(),
+            "gram_classifier": self.gram_classifier.tolist() if grams else None,
+            "gram_features": self.gram_features.tolist() if grams else None,
             "certificate": self.certificate,
             "reference": self.reference,
             "warnings": list(self.warnings),

@@ -16,6 +16,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from neuralcollapse import __version__
 from neuralcollapse.record import Run
+from neuralcollapse.train.alarm import alarm_history
 from neuralcollapse.train.augmentation import augment
 from neuralcollapse.train.config import TrainConfig, measured_epochs
 from neuralcollapse.train.data import Data, load_data
@@ -213,7 +214,8 @@ def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: boo
         if fabric.is_global_zero:
             best = {f"best_{name}": value for name, value in state.best.items()}
             summary = {"status": status, "epochs": state.epoch, "seconds": state.seconds}
-            run.write_summary({**summary, **best})
+            alarms = alarm_history(run.rows())
+            run.write_summary({**summary, **best, "alarms": alarms})
         return status
 
 

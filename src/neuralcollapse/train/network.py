@@ -109,7 +109,8 @@ class Objective(nn.Module):
         terms = self.loss.terms(features, labels, weight, bias)
         if self.feature_decay:
             # Of what the backbone gives: a cosine head scales it to a fixed length.
-            mean_square = raw.float().square().sum(1).mean()
+            wide = raw if raw.dtype == torch.float64 else raw.float()
+            mean_square = wide.square().sum(1).mean()
             decay = self.feature_decay / 2 * self.num_samples * mean_square
             terms = {**terms, "feature_decay": decay}
         with torch.no_grad():

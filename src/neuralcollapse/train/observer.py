@@ -10,6 +10,7 @@ from neuralcollapse.heads import FixedHead, RotatedHead
 from neuralcollapse.measurement import Measurement, measure
 from neuralcollapse.record import Run
 from neuralcollapse.tap import evaluating
+from neuralcollapse.train.alarm import MinorityAlarm
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data
 from neuralcollapse.train.network import Network
@@ -37,6 +38,9 @@ class Observer:
         self._test, self._test_name = _at_most(data.test, "test", config, data)
         few = min(_SNAPSHOT_FEATURES, config.measure_samples or _SNAPSHOT_FEATURES)
         self._positions = spread_over_classes(data.train.labels, data.num_classes, few)
+        self._alarm = MinorityAlarm(
+            config.to_values(), data.counts()["train"], data.classes, run.rows()
+        )
 
     def __call__(self, state: State, bar: TrainingProgress, lr: float) -> bool:
         """Measure and record; returns whether validation is better than ever."""
@@ -52,6 +56,7 @@ class Observer:
             }
         if self._fabric.is_global_zero:
             self._run.write_snapshot(state.epoch, self._snapshot(train))
+            alarms = self._alarms(state.epoch, train, bar)
             self._run.append(
                 {
                     "epoch": state.epoch,
@@ -63,10 +68,19 @@ class Observer:
                     "train": train.to_dict(),
                     "validation": {"accuracy": accuracy},
                     "test": test.to_dict(),
+                    "alarms": alarms,
                 }
             )
         bar.measured(state, train, test)
         return improved
+
+    def _alarms(self, epoch: int, train: Measurement, bar: TrainingProgress) -> list[Any]:
+        """The alarms that hold now; new ones are shown."""
+        if train.statistics is None:
+            return []
+        alarms = self._alarm(epoch, train.statistics.means)
+        bar.alarms([alarm.text for alarm in self._alarm.new(alarms)], len(alarms))
+        return [alarm.to_dict() for alarm in alarms]
 
     def assign_frame(self) -> None:
         """Give each class the vector of the head's frame that lies nearest to its mean.

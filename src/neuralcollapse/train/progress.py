@@ -1,12 +1,15 @@
 """What a run shows while it trains: a bar on a terminal, a line per measurement elsewhere."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.train.state import State
+
+_MOST_LINES = 8
 
 
 class TrainingProgress(AbstractContextManager["TrainingProgress"]):
@@ -21,6 +24,7 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
     def __init__(self, label: str, epochs: int, show: bool):
         self._label, self._epochs, self._show = label, epochs, show
         self._nc1: float | None = None
+        self._alarms = 0
         self._bar: Any = None
         self._task: Any = None
 
@@ -57,6 +61,25 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
             sys.stderr.write(f"{line}  test accuracy {test.accuracy:.4f}\n")
             sys.stderr.flush()
 
+    def alarms(self, new: Sequence[str], number: int) -> None:
+        """Alarms hold, some of them new: a line for each of the first, and their number.
+
+        Args:
+            new: what they say.
+            number: how many hold, known ones included.
+        """
+        self._alarms = number
+        if not self._show:
+            return
+        lines = [f"{self._label}: alarm: {text}" for text in new[:_MOST_LINES]]
+        if len(new) > _MOST_LINES:
+            lines.append(f"{self._label}: {len(new) - _MOST_LINES} alarms more")
+        for line in lines:
+            if self._bar is None:
+                print(line, file=sys.stderr, flush=True)
+            else:
+                self._bar.console.print(line, markup=False, highlight=False)
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -70,4 +93,5 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         parts = [] if loss is None else [f"loss {loss:.2e}"]
         parts += [] if accuracy is None else [f"accuracy {accuracy:.4f}"]
         parts += [] if self._nc1 is None else [f"NC1 {self._nc1:.2e}"]
+        parts += [f"alarms {self._alarms}"] if self._alarms else []
         return "  ".join(parts)
