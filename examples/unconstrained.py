@@ -365,8 +365,8 @@ def main() -> None:
     ]
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []
-    for *arguments, seed in track(runs, "runs", console=Console(stderr=True)):
-        outcomes.append(run(*arguments, steps=options.steps, seed=seed))
+    for num_classes, dim, loss, proxies, seed in track(runs, "runs", console=Console(stderr=True)):
+        outcomes.append(run(num_classes, dim, loss, proxies, steps=options.steps, seed=seed))
         if options.json:
             rows = [asdict(found) | {"reached": found.reached} for found in outcomes]
             options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")

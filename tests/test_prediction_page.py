@@ -61,7 +61,7 @@ def test_every_case_makes_a_page_of_valid_figures_that_fetches_nothing(tmp_path:
     assert figures
     for figure in figures.values():
         graph_objects.Figure(figure)
-    places = [attrs["data-figure"] for _, attrs in page.tags if "data-figure" in attrs]
+    places = [str(attrs["data-figure"]) for _, attrs in page.tags if "data-figure" in attrs]
     assert sorted(places) == sorted(figures)
     assert not [attrs for _, attrs in page.tags if "src" in attrs]
     links = [attrs["href"] or "" for _, attrs in page.tags if "href" in attrs]

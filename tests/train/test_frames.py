@@ -75,8 +75,8 @@ def test_vectors_are_given_to_the_classes_that_they_suit(tmp_path: Path, head: s
     assert run.snapshot(0)["weight"].equal(plain.snapshot(0)["weight"])
     trained_head, other = load_network(run).head, load_network(plain).head
     assert isinstance(trained_head, FixedHead | RotatedHead)
-    rows = trained_head.weight if head == "fixed" else trained_head.vectors  # pyright: ignore
-    before = other.weight if head == "fixed" else other.vectors  # pyright: ignore
+    name = "weight" if head == "fixed" else "vectors"
+    rows, before = trained_head.get_buffer(name), other.get_buffer(name)
     order = [int((before == row).all(1).nonzero()) for row in rows]
     assert sorted(order) == [0, 1, 2, 3]
     again = trained(tmp_path / "again", blobs(noise=0.3), **given, assign_after=1, measure_every=1)

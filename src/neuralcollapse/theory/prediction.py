@@ -152,13 +152,13 @@ class Prediction:
 
             - `classifier_norm_ratio`, `feature_norm_ratio`: (K,), measured over predicted norms.
             - `classifier_gram_distance`, `feature_gram_distance`: `gram_distance`, blind to scale.
-            - `classifier_gram_error`, `feature_gram_error`, `product_error`: norm of the difference
-              over the norm of the prediction, scale included.
+            - `classifier_gram_error`, `feature_gram_error`, `product_error`: norm of the difference over
+                the norm of the prediction, scale included.
             - `cosine`, `predicted_cosine`: (K,), between row of the classifier and class mean.
             - `bias_error`: the largest difference of an entry.
             - `verdict`: (K,), "alive", "dead by theory", "alive by theory, dead in training", ...
             - `balance_residual`: see `balance_residual`; None for several layers, without decays,
-              and for statistics without scatter.
+                and for statistics without scatter.
 
         Raises:
             ValueError: if shapes do not fit or a class has no samples.
