@@ -356,7 +356,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the outcomes here")
     options = parser.parse_args()
-    runs = [
+    runs: list[tuple[int, int, Loss, str, int]] = [
         (num_classes, dim, loss, proxies, seed)
         for loss, proxies in forms(options.losses)
         if proxies in options.proxies

@@ -152,8 +152,8 @@ class Prediction:
 
             - `classifier_norm_ratio`, `feature_norm_ratio`: (K,), measured over predicted norms.
             - `classifier_gram_distance`, `feature_gram_distance`: `gram_distance`, blind to scale.
-            - `classifier_gram_error`, `feature_gram_error`, `product_error`: norm of the difference over
-                the norm of the prediction, scale included.
+            - `classifier_gram_error`, `feature_gram_error`, `product_error`: norm of the difference
+                over the norm of the prediction, scale included.
             - `cosine`, `predicted_cosine`: (K,), between row of the classifier and class mean.
             - `bias_error`: the largest difference of an entry.
             - `verdict`: (K,), "alive", "dead by theory", "alive by theory, dead in training", ...
