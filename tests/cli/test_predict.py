@@ -152,3 +152,9 @@ def test_where_nothing_can_be_written_is_said_before_solving(tmp_path: Path):
 def test_counts_of_one_are_named():
     found = as_json("--counts", "3,1")
     assert any("one sample" in text for text in found["warnings"])
+
+
+def test_a_width_below_the_rank_is_named():
+    found = as_json("--counts", "9,5,2", "--dim", 2)
+    assert found["status"] == ["alive", "alive", "collapsed"]
+    assert any("width 2 is below 3 classes" in text for text in found["warnings"])

@@ -15,7 +15,8 @@ from neuralcollapse.train.alarm import MERGING_COSINE, MinorityAlarm, alarm_hist
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import load_data
 from neuralcollapse.train.loop import create_run, train
-from train.runs import blobs, method, started, trained
+from neuralcollapse.train.network import load_network
+from train.runs import blobs, everything, method, started, trained
 
 COUNTS = [90, 80, 70, 60, 9, 8]
 NAMES = [f"n{k}" for k in range(6)]
@@ -148,9 +149,14 @@ def test_the_alarm_comes_before_the_fall_of_accuracy(tmp_path: Path):
     run = create_run(tmp_path / "run", config, data)
     train(run, data, progress=False)
     rows = run.rows()
-    # The three rarest classes, of 6, 4 and 2 samples, are named before the first step; test
-    # accuracy still rises for two epochs, then falls to that of one class.
+    # The three rarest classes, of 6, 4 and 2 samples, are named before the first step.
     assert {k for alarm in rows[0]["alarms"] for k in alarm["classes"]} == {7, 8, 9}
-    accuracy = [row["test"]["accuracy"] for row in rows]
-    assert accuracy[2] > accuracy[1] > accuracy[0]
-    assert min(accuracy[5:]) < 0.2
+    # Accuracy in training says nothing at epoch 7, and at the end they are lost. (Accuracy in
+    # evaluation mode falls for a while for another reason: the batch normalisations lag behind.)
+    assert rows[7]["train_accuracy_running"] > 0.99
+    inputs, labels = everything(data.train)
+    with torch.no_grad():
+        decided = load_network(run, 30)(inputs).argmax(1)
+    right = [float((decided == labels)[labels == k].float().mean()) for k in range(10)]
+    assert right[7:] == [0, 0, 0]
+    assert min(right[:5]) > 0.9

@@ -81,7 +81,7 @@ def test_decay_alone_shrinks_each_layer_at_its_rate():
     optimizer.step()
     head = objective.network.head
     assert isinstance(head, DeepLinearHead)
-    rates = {id(layer): d for layer, d in zip(head.layers, [1e-3, 2e-3, 3e-3], strict=True)}
+    rates = dict(zip(map(id, head.layers), [1e-3, 2e-3, 3e-3], strict=True))
     for old, value in zip(before, objective.parameters(), strict=True):
         torch.testing.assert_close(value.detach(), old * (1 - 0.1 * rates.get(id(value), 0.5)))
 

@@ -72,6 +72,11 @@ def without_bias(problem: Problem) -> Prediction:
             "equal counts share what is left; any projector among them is as good, and the one "
             "shown keeps the first of them",
         )
+    elif width is not None and not within.all():
+        warnings += (
+            f"width {width} is below {problem.num_classes} classes: the most frequent survive, the "
+            "others are lost",
+        )
     return assembled(
         problem,
         spectrum,
