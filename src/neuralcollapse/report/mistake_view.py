@@ -106,10 +106,9 @@ def class_tree(history: History) -> Hierarchy | None:
         return None
     try:
         hierarchy = Hierarchy.from_dict(content)
-        fits = hierarchy.num_classes == history.num_classes
     except (TypeError, ValueError, KeyError):
-        fits = False
-    if not fits:
+        hierarchy = None
+    if hierarchy is None or hierarchy.num_classes != history.num_classes:
         raise ValueError(f"{history.run.path / 'config.json'} holds a damaged hierarchy")
     return hierarchy
 

@@ -47,8 +47,8 @@ class TrainConfig:
     hierarchy: str | None = _option(
         "Data",
         None,
-        "Hierarchy of the classes: a file (see `neuralcollapse hierarchy`), cifar100 or "
-        "fashion-mnist.",
+        "Hierarchy of the classes: a file (see `neuralcollapse hierarchy`), cifar100, "
+        "fashion-mnist, or fgvc-aircraft with its data.",
     )
     distances: str = _option(
         "Data",

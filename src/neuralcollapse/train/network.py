@@ -37,7 +37,8 @@ from neuralcollapse.specs import parse_spec
 from neuralcollapse.train.backbones import Standardize, make_backbone
 from neuralcollapse.train.choices import head_choice, loss_choice
 from neuralcollapse.train.config import TrainConfig
-from neuralcollapse.train.data import Data
+from neuralcollapse.train.data import Data, data_roots
+from neuralcollapse.train.picture_sets import aircraft_hierarchy
 from neuralcollapse.train.samples import seeded
 
 _SAMPLES_FOR_SCALE = 10_000
@@ -163,6 +164,8 @@ def class_hierarchy(config: TrainConfig, classes: Sequence[str]) -> Hierarchy | 
     if config.hierarchy is None:
         return None
     known = {"cifar100": Hierarchy.cifar100, "fashion-mnist": Hierarchy.fashion_mnist}
+    if config.hierarchy == "fgvc-aircraft":
+        known["fgvc-aircraft"] = functools.partial(aircraft_hierarchy, data_roots(config))
     found = known.get(config.hierarchy)
     hierarchy = Hierarchy.from_file(config.hierarchy) if found is None else found()
     lacking = [name for name in classes if name not in hierarchy.nodes]
