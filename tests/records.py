@@ -11,6 +11,8 @@ from torch import Tensor
 
 from neuralcollapse import (
     Frame,
+    Hierarchy,
+    MistakeAccumulator,
     measure_features,
     optimal_configuration,
     orthogonal_frame,
@@ -43,6 +45,7 @@ def write_record(
     validation: bool = True,
     test: bool = True,
     status: str | None = "finished",
+    hierarchy: Hierarchy | None = None,
     config: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -62,6 +65,7 @@ def write_record(
         validation: whether validation samples were kept.
         test: whether test samples were measured.
         status: "finished", "interrupted", or None for a run that has not ended.
+        hierarchy: of the classes, on which the mistakes of the test samples are counted.
         config: options beside the usual ones.
         info: what else is known at the start.
         seed: of all randomness.
@@ -80,10 +84,12 @@ def write_record(
             "data": "digits",
             "versions": {"neuralcollapse": "0.1.0", "torch": torch.__version__},
             "device": "cpu",
+            **({} if hierarchy is None else {"hierarchy": hierarchy.to_dict()}),
             **(info or {}),
         },
     )
     world = _World(num_classes, dim, counts, target, seed, noise)
+    world.hierarchy = hierarchy
     for epoch in epochs:
         world.measure(run, epoch, epoch / max(1, max(epochs)), validation=validation, test=test)
     if status is not None:
@@ -123,6 +129,7 @@ class _World:
         self, num_classes: int, dim: int, counts: list[int], target: str, seed: int, spread: float
     ):
         self.spread = spread
+        self.hierarchy: Hierarchy | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self.frame = FRAMES[target](num_classes, dim).vectors
         self.start_means = self.normal(num_classes, dim) / dim**0.5
@@ -158,9 +165,19 @@ class _World:
             "validation": {"accuracy": min(0.97, 0.1 + 2 * done), "loss": loss + 0.1},
             "test": tested.to_dict() if test else None,
         }
-        run.append(row if validation else row | {"validation": None})
         statistics = measured.statistics
         assert statistics is not None
+        extra = {}
+        if self.hierarchy is not None:
+            logits = test_features @ weight.T + bias
+            mistakes = MistakeAccumulator(self.hierarchy)
+            mistakes.update(logits, self.test_labels, logits.double().softmax(1))
+            row["mistakes"] = {"test": mistakes.result().to_dict()}
+            row["frame_fit"] = {"frame_deviation": 0.5 * (1 - done), "frame_spread": None}
+            pairs = torch.stack([self.test_labels, logits.argmax(1)], 1)
+            unique, times = pairs.unique(dim=0, return_counts=True)
+            extra["test_confusion"] = torch.cat([unique, times[:, None]], 1)
+        run.append(row if validation else row | {"validation": None})
         run.write_snapshot(
             epoch,
             {
@@ -169,5 +186,6 @@ class _World:
                 "bias": bias,
                 "features": features,
                 "labels": self.labels,
+                **extra,
             },
         )

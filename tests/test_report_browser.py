@@ -9,11 +9,13 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neuralcollapse import Hierarchy
 from neuralcollapse.report import write_report
 from records import change_rows, undefine, write_record
 
@@ -168,11 +170,34 @@ LOOKS = {
 }
 
 
-def visited(page: Path) -> dict[str, Any]:
+# The same for a page of a run whose classes have a hierarchy.
+TREE_LOOKS = {
+    "drawn": """
+        seen.places = all("[data-figure], [data-gram], [data-scene]").length;
+        seen.drawn = all("[data-drawn]").length;
+        seen.slices = all("[data-figure=tree-0] .slice").length;
+        seen.names = all("[data-figure=tree-0] .slicetext").map((place) => place.textContent);
+        seen.cells = all("[data-figure=confusion-0] .heatmaplayer image").length;
+        seen.bars = all("[data-figure=severities] .bars .point").length;
+        seen.axes = all("[data-figure=tree-0] .xtick").length;
+        seen.inside = all("[data-figure=tree-0], [data-figure=confusion-0]").every((place) => (
+          place.querySelector("svg").getBoundingClientRect().bottom
+            <= place.getBoundingClientRect().bottom + 1
+        ));
+        seen.ticks = [...all("[data-gram]")[0].querySelectorAll(".ytick")]
+          .map((tick) => tick.textContent);
+        seen.hacked = document.hacked || null;
+        seen.tags = all("img, svg a, main b").length;
+    """,
+    "width": LOOKS["width"],
+}
+
+
+def visited(page: Path, looks: Mapping[str, str] = LOOKS) -> dict[str, Any]:
     """Open a copy of a page with a probe in it, and return what the probe saw."""
     steps = (
         f"await (async () => {{ const seen = result.{name} = {{}}; {look} }})();"
-        for name, look in LOOKS.items()
+        for name, look in looks.items()
     )
     probe = PROBE.replace("LOOKS", "\n".join(steps))
     digest = base64.b64encode(hashlib.sha256(probe.encode()).digest()).decode()
@@ -301,4 +326,38 @@ def test_hostile_names_do_nothing_and_are_shown(visit):
 
 
 def test_the_page_is_no_wider_than_the_window(visit):
+    assert visit["width"]["wide"] == {"1280": [], "400": []}
+
+
+def test_mistakes_are_drawn_on_the_tree(tmp_path: Path) -> None:
+    tree = Hierarchy.from_dict(
+        {"even": [HOSTILE, "bird"], "odd": {"lone": ["dog"], "fish": []}},
+        classes=[HOSTILE, "dog", "bird", "fish"],
+    )
+    run = write_record(
+        tmp_path / "tree",
+        classes=tree.classes,
+        hierarchy=tree,
+        target="frame",
+        noise=6.0,
+        config={"frame": "hierarchy"},
+    )
+    visit = visited(write_report([run], tmp_path / "report.html"), TREE_LOOKS)
+    assert visit["ready"]
+    assert "failed" not in visit, visit["failed"]
+    assert visit["errors"] == ""
+    assert visit["violations"] == []
+    seen = visit["drawn"]
+    assert seen["places"] == seen["drawn"]
+    assert seen["slices"] == tree.num_nodes == 8
+    shown = " ".join(seen["names"])
+    assert all(name in shown for name in ("even", "odd", "lone", "bird", HOSTILE[:20]))
+    assert seen["cells"] == 1
+    assert seen["bars"] >= 2
+    assert seen["axes"] == 0
+    assert seen["inside"]
+    # Siblings side by side, though their labels are 0 and 2.
+    assert seen["ticks"] == [HOSTILE[:13] + "…", "bird", "dog", "fish"]
+    assert seen["hacked"] is None
+    assert seen["tags"] == 0
     assert visit["width"]["wide"] == {"1280": [], "400": []}

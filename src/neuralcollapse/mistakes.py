@@ -24,6 +24,7 @@ from neuralcollapse.metrics.mistakes import (
     check_confidences,
     discounts,
 )
+from neuralcollapse.processes import num_processes, rows_of_processes
 from neuralcollapse.scalars import check_integer
 
 
@@ -257,6 +258,37 @@ class MistakeAccumulator:
         self._right = self._right + other._right
         self._unsure += other._unsure
 
+    def merge_processes(self) -> None:
+        """Add what all other processes of torch.distributed have counted.
+
+        Every process must call it, once, with an accumulator made alike; all then hold the same
+        counts. Without other processes nothing happens.
+        """
+        if num_processes() == 1:
+            return
+        totals = torch.cat(
+            [
+                self._labels,
+                self._right_at,
+                torch.tensor([self._mistakes, self._unsure], dtype=torch.int64),
+            ]
+        )
+        # Sums: every row of every process is a vector of counts of one length.
+        totals = rows_of_processes(totals[None]).sum(0)
+        self._labels = totals[: len(self._labels)]
+        self._right_at = totals[len(self._labels) : -2]
+        self._mistakes, self._unsure = (int(number) for number in totals[-2:])
+        values, counts = (rows_of_processes(x) for x in (self._values, self._counts.T))
+        wrong = rows_of_processes(self._wrong)
+        self._values, place = values.unique(return_inverse=True)
+        empty = counts.new_zeros(len(self._values), self._ranks)
+        self._counts = empty.index_add(0, place, counts).T.contiguous()
+        self._wrong = wrong.new_zeros(len(self._values)).index_add(0, place, wrong)
+        sure = [part.double() for part in self._confidences] or [self._values[:0]]
+        right = [part.to(torch.uint8) for part in self._right] or [self._wrong[:0].byte()]
+        self._confidences = [rows_of_processes(torch.cat(sure))]
+        self._right = [rows_of_processes(torch.cat(right)).bool()]
+
     def result(self) -> Mistakes:
         """What all batches so far say."""
         number, classes = int(self._labels.sum()), self._distances.num_classes
@@ -361,7 +393,7 @@ class MistakeAccumulator:
             rows.add(f"lca_accuracy@{level}", _ratio(right, number), 1.0, float(chances[steps]))
 
     def _add_calibration(self, rows: "_Rows") -> None:
-        if not self._confidences:
+        if not sum(map(len, self._confidences)):
             return
         error, why = math.nan, f"{self._unsure} samples came without probabilities"
         if not self._unsure:

@@ -1,4 +1,4 @@
-"""Sums over the processes of torch.distributed; nothing happens where there is one."""
+"""Sums and rows over the processes of torch.distributed; nothing happens where there is one."""
 
 from typing import Any, cast
 
@@ -17,6 +17,26 @@ def sum_over_processes(value: Tensor) -> Tensor:
     if num_processes() == 1:
         return value
     return cast(Tensor, _SumOverProcesses.apply(value))
+
+
+def rows_of_processes(value: Tensor) -> Tensor:
+    """The rows of all processes one after another, however many each has. Every one must call it.
+
+    Without gradients; the tensors must have the same dtype and may differ in their length only.
+    """
+    if num_processes() == 1:
+        return value
+    home = torch.device("cuda") if dist.get_backend() == "nccl" else value.device
+    length = torch.tensor([len(value)], device=home)
+    lengths = [torch.empty_like(length) for _ in range(num_processes())]
+    dist.all_gather(lengths, length)
+    longest = max(int(number) for number in lengths)
+    padded = torch.zeros(longest, *value.shape[1:], dtype=value.dtype, device=home)
+    padded[: len(value)] = value
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    parts = [rows[: int(number)] for rows, number in zip(gathered, lengths, strict=True)]
+    return torch.cat(parts).to(value.device)
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -20,11 +20,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.record import Run
 from neuralcollapse.train.backbones import make_backbone
 from neuralcollapse.train.data import Data
 from neuralcollapse.train.loop import train
 from neuralcollapse.train.synchronised import synchronise_batch_norm
+from neuralcollapse.train.tally import MistakeTally
 
 
 def server() -> ForkServerContext:
@@ -112,3 +114,28 @@ def normalised(module: nn.Module, steps: list[tuple[torch.Tensor, torch.Tensor]]
         outputs.append(module(steps[0][0]))
     weights = [parameter.grad for parameter in module.parameters()]
     return outputs, input_gradients, weights, list(module.buffers())
+
+
+def count_shares(rank: int, world: int, folder: str) -> list[Any]:
+    """Mistakes on this process's share of some batches, all processes together; kept in a file."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
+        )
+    counted = []
+    for number in (31, 8, 1):
+        generator = torch.Generator().manual_seed(number)
+        logits = torch.randn(number, 4, generator=generator)
+        labels = torch.randint(0, 4, (number,), generator=generator)
+        for kind in ("lca_height", "path"):
+            tally = MistakeTally(Hierarchy.from_file(f"{folder}/tree.nwk"), kind)
+            for some, own in zip(logits.split(10), labels.split(10), strict=True):
+                if len(own[rank::world]):
+                    tally.update(some[rank::world], own[rank::world])
+            tally.merge_processes()
+            counted.append([tally.result().to_dict(), tally.confusion().tolist()])
+    if world > 1:
+        torch.save(counted, f"{folder}/counted-{rank}.pt")
+        dist.destroy_process_group()
+    return counted

@@ -157,7 +157,7 @@ def _resolved_or_refused(loss: str | None, head: str | None, frame: str | None, 
         return
     contradicts = frame is not None and head not in (None, "fixed", "rotated")
     of_cosines = ("dot-regression", "hug", "normalized-cross-entropy", "barz-denzler")
-    biased_cosine = loss in of_cosines and head == "linear" and bias
+    biased_cosine = loss in of_cosines and head in ("linear", "deep-linear") and bias
     if contradicts or biased_cosine:
         with pytest.raises(ValueError, match=r"must (go with|have)") as caught:
             config.methods()

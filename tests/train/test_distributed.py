@@ -45,9 +45,12 @@ def test_two_devices_measure_what_one_does(tmp_path: Path) -> None:
     pairs = [everything(part) for part in (data.train, data.validation, data.test)]
     images, labels = (torch.cat(tensors).numpy() for tensors in zip(*pairs, strict=True))
     np.savez(file, images=images, labels=labels)
+    tree = tmp_path / "tree.nwk"
+    tree.write_text("((0,1),(2,3));")
     options = {
         "data": "npz",
         "data-root": str(file),
+        "hierarchy": str(tree),
         "loss": "cross-entropy",
         "logit-adjustment": 0.5,
         "feature-decay": 1e-5,
@@ -81,6 +84,11 @@ def test_two_devices_measure_what_one_does(tmp_path: Path) -> None:
                 # The bound; float32 and sums in another order.
                 assert shared[split]["metrics"][key] == pytest.approx(value, rel=1e-5, abs=1e-5)
         assert shared["validation"] == alone["validation"]
+        for part in ("validation", "test"):
+            counted, expected = (row["mistakes"][part] for row in (shared, alone))
+            assert counted["severities"] == expected["severities"]
+            # Of the values only the calibration error has confidences in it.
+            assert counted["values"] == pytest.approx(expected["values"], rel=1e-5, abs=1e-5)
         assert list(leaves([shared["loss"], shared["terms"], shared["lr"]])) == pytest.approx(
             list(leaves([alone["loss"], alone["terms"], alone["lr"]])), rel=1e-5
         )

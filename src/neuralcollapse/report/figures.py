@@ -32,6 +32,18 @@ _BELOW = 3.0
 _SPREAD = 4.0
 
 
+# Name (its key with "@" spelled out), heading, subtitle.
+_MISTAKES = (
+    ("mistake_severity", "Severity of mistakes", "mean distance of the wrong decisions"),
+    (
+        "hierarchical_distance_at_1",
+        "Hierarchical distance",
+        "mean distance of all decisions, right ones at 0",
+    ),
+    ("frame_deviation", "Class means off the frame", "mean difference of raw cosines"),
+)
+
+
 @dataclass(frozen=True)
 class Curve:
     """One line of a figure: what it is of, and a value (or None) per measured epoch."""
@@ -142,6 +154,31 @@ def terms_panel(histories: Sequence[History]) -> Panel | None:
         curves,
         histories,
     )
+
+
+def mistake_panels(histories: Sequence[History]) -> list[Panel]:
+    """How severe mistakes are, and how far class means are from a hierarchy's frame, if known."""
+    panels = []
+    for name, heading, subtitle in _MISTAKES:
+        key = name.replace("_at_", "@")
+        curves = [
+            Curve(
+                run, split, history.epochs, [_of_mistakes(row, split, key) for row in history.rows]
+            )
+            for run, history in enumerate(histories)
+            for split in ("train", "validation", "test")
+        ]
+        figure = _curves_figure(histories, curves, logarithmic=False, texts=shown)
+        if figure is not None:
+            panels.append(Panel(name, heading, subtitle, figure, key=key))
+    return panels
+
+
+def _of_mistakes(row: dict[str, Any], split: str, key: str) -> float | None:
+    if split == "train":  # the class means are those of the training samples
+        return number((row.get("frame_fit") or {}).get(key))
+    found = (row.get("mistakes") or {}).get(split) or {}
+    return number((found.get("values") or {}).get(key))
 
 
 def counts_panel(name: str, classes: list[str], counts: dict[str, list[int]]) -> Panel:

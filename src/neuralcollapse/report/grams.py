@@ -14,14 +14,20 @@ SCALE = 3.2767
 def gram_frames(snapshots: Snapshots, classes: list[int]) -> Any:
     """The cosines of some classes in each snapshot, and those of the target.
 
+    Those of class means are of raw ones where the target is compared with raw ones, else centred.
+
     Each matrix is packed as the part above its diagonal, row by row; `target` is None where there
     is no one arrangement to reach.
     """
+    target = snapshots.history.target
     pairs = [
-        (_cosines(centred_means(snapshot)[classes]), _cosines(snapshot.weight[classes]))
+        (
+            _cosines((snapshot.means if target.raw else centred_means(snapshot))[classes]),
+            _cosines(snapshot.weight[classes]),
+        )
         for snapshot in snapshots
     ]
-    cosines = snapshots.history.target.cosines
+    cosines = target.cosines
     return {
         "scale": SCALE,
         "means": [means for means, _ in pairs],

@@ -10,6 +10,8 @@ from neuralcollapse.report import figures, tables, wording
 from neuralcollapse.report.figures import Panel
 from neuralcollapse.report.grams import gram_frames
 from neuralcollapse.report.history import History, read_histories
+from neuralcollapse.report.mistake_figures import tree_order
+from neuralcollapse.report.mistake_view import class_tree, mistake_view
 from neuralcollapse.report.page import write_page
 from neuralcollapse.report.prediction_view import (
     PredictionView,
@@ -90,7 +92,10 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
     counts = _counts(histories)
     players = _players(histories)
     options = tables.options(histories)
+    mistakes = mistake_view(histories)
+    metrics += figures.mistake_panels(histories)
     drawn = [*performance, *metrics, *(row["panel"] for row in counts if row["panel"])]
+    drawn += mistakes.panels if mistakes else []
     return {
         "title": _title(histories),
         "lead": wording.comparison(histories, [row.name for row in options if row.differs]),
@@ -102,6 +107,7 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
         "figures": {panel.name: panel.figure for panel in drawn if panel.figure is not None}
         | figures_of(views),
         "predictions": views,
+        "mistakes": mistakes,
         "numbers": _numbers(histories),
         "conventions": wording.same_conventions(histories),
         "counts": counts,
@@ -109,7 +115,9 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
         "settings": tables.settings(histories),
         "glossary": METRICS,
         "regimes": wording.REGIMES,
-        "terms": wording.TERMS + (wording.PREDICTION_TERMS if views else ()),
+        "terms": wording.TERMS
+        + (wording.PREDICTION_TERMS if views else ())
+        + (wording.MISTAKE_TERMS if mistakes else ()),
         "name_of": wording.title,
         "shown": wording.shown,
         "max_points": MAX_POINTS,
@@ -178,13 +186,19 @@ def _frames(history: History, stops: Sequence[int]) -> dict[str, Any]:
     classes = shown_classes(snapshots)
     if not classes:
         return {"label": history.label, "missing": "No class has a mean in every snapshot."}
-    names = history.classes
+    names, hierarchy = history.classes, class_tree(history)
+    # The places among those shown, in the order of the tree.
+    order = None
+    if hierarchy is not None:
+        order = [classes.index(own) for own in tree_order(hierarchy) if own in classes]
     return {
         "label": history.label,
         "missing": None,
         "epochs": epochs,
         "at": [epochs.index(epoch) for epoch in at_stops],
         "numbers": classes,
+        "order": order,
+        "raw": history.target.raw,
         "names": [figures.literal(names[place]) for place in classes],
         "ticks": [figures.literal(figures.shortened(names[place])) for place in classes],
         "plain": [names[place] for place in classes],

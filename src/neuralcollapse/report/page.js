@@ -127,16 +127,18 @@
 
   function drawGram(place, stop) {
     const run = runs[place.dataset.run], frame = run.at[stop], size = run.names.length;
-    const z = cosines(run, place.dataset.gram, frame);
+    const order = run.order ?? run.names.map((_, index) => index);
+    const sorted = (matrix) => order.map((row) => order.map((column) => matrix[row][column]));
+    const z = sorted(cosines(run, place.dataset.gram, frame));
     const trace = {
-      type: "heatmap", z, text: pairNames(run), zmin: -1, zmax: 1, colorscale: SCALE,
+      type: "heatmap", z, text: sorted(pairNames(run)), zmin: -1, zmax: 1, colorscale: SCALE,
       showscale: false, xgap: size > 40 ? 0 : 1, ygap: size > 40 ? 0 : 1,
       hovertemplate: "%{text}<br>cosine <b>%{z:.4f}</b><extra></extra>",
     };
     if (size <= 10) Object.assign(trace, { texttemplate: "%{z:.2f}", textfont: { size: 9 } });
     const ticks = { showgrid: false, zeroline: false, ticks: "", automargin: true };
     if (size <= 30) {
-      Object.assign(ticks, { tickvals: run.ticks.map((_, index) => index), ticktext: run.ticks });
+      Object.assign(ticks, { tickvals: run.ticks.map((_, index) => index), ticktext: order.map((own) => run.ticks[own]) });
     }
     const longest = Math.max(...run.ticks.map((name) => name.length));
     const layout = themed({

@@ -24,6 +24,8 @@ class Target:
         cosines: (K, K) between its vectors, or None where only their uniformity is known.
         values: of every metric for a network that has reached it; None where not known.
         elsewhere: metrics whose value there is not the one at collapse.
+        raw: whether class means are compared with it as they are, and not centred: centring would
+            break a frame whose cosines differ from pair to pair.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Target:
     cosines: Tensor | None
     values: Mapping[str, float | None]
     elsewhere: frozenset[str] = frozenset()
+    raw: bool = False
 
 
 def target_of(run: Run, counts: Sequence[int], dim: int | None) -> Target:
@@ -60,7 +63,8 @@ def target_of(run: Run, counts: Sequence[int], dim: int | None) -> Target:
     collapsed, reached = _at_collapse(num_seen, dim), _at(vectors, counts)
     elsewhere = frozenset(key for key, value in reached.items() if _differ(value, collapsed[key]))
     values = collapsed | {key: reached[key] for key in elsewhere}
-    return Target(name, regime, units @ units.T, values, elsewhere)
+    raw = kind == "frame" and str(run.config.get("frame")).partition(":")[0] == "hierarchy"
+    return Target(name, regime, units @ units.T, values, elsewhere, raw)
 
 
 def _fixed(run: Run) -> Tensor | None:

@@ -44,6 +44,23 @@ REGIMES = {
     "general": "; made for K > d+1",
 }
 
+MISTAKE_TERMS = (
+    (
+        "severity of a mistake",
+        "The distance between the decided and the true class on the tree of the classes; by "
+        "default the height of their lowest common ancestor.",
+    ),
+    (
+        "lowest common ancestor",
+        "The deepest node of the tree that two classes lie below, where their mistakes meet.",
+    ),
+    (
+        "hierarchical distance at k",
+        "The mean distance of the k classes ranked first to the truth; at 1 it is the severity "
+        "times the share of wrong decisions.",
+    ),
+)
+
 TERMS = (
     (
         "class mean",

@@ -25,7 +25,7 @@ LOSS_OPTIONS: _Options = {
         "min_distance": float,
     },
     "normalized-cross-entropy": {"temperature": float},
-    "frame-cosine": {"mixing": float},
+    "frame-cosine": {"mixing": float, "schedule": str},
     "hierarchical-cross-entropy": {"depth_decay": float},
     "soft-labels": {"sharpness": float, "kind": str},
     "barz-denzler": {},

@@ -27,6 +27,8 @@ from neuralcollapse.train.choices import (
 
 AUGMENTATIONS = ("none", "crop", "crop-flip")
 PRECISIONS = ("32", "bf16", "64")
+# As in `hierarchy.distances`, which needs numpy.
+DISTANCES = ("lca_height", "root_depth", "path")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
 
@@ -45,8 +47,13 @@ class TrainConfig:
     hierarchy: str | None = _option(
         "Data",
         None,
-        "Hierarchy of the classes: a file (see `neuralcollapse hierarchy`), cifar100 or "
-        "fashion-mnist.",
+        "Hierarchy of the classes: a file (see `neuralcollapse hierarchy`), cifar100, "
+        "fashion-mnist, or fgvc-aircraft with its data.",
+    )
+    distances: str = _option(
+        "Data",
+        "lca_height",
+        "How severe a mistake is, in the hierarchy: lca_height, root_depth or path.",
     )
     imbalance: str = _option(
         "Data", "none", "Long tail in the training set: none or exponential:RATIO."
@@ -148,6 +155,7 @@ class TrainConfig:
         for name, choices in (
             ("augment", AUGMENTATIONS),
             ("precision", PRECISIONS),
+            ("distances", DISTANCES),
             ("accelerator", ACCELERATORS),
         ):
             check_choice(name, getattr(self, name), choices)

@@ -16,6 +16,7 @@ from torch import Tensor
 from neuralcollapse.checks import check_finite
 from neuralcollapse.files import read_npz
 from neuralcollapse.train.config import TrainConfig, imbalance_ratio
+from neuralcollapse.train.picture_sets import read_aircraft, read_cifar100
 from neuralcollapse.train.samples import (
     AbstractSamples,
     PictureSamples,
@@ -146,9 +147,23 @@ def _digits(config: TrainConfig) -> Source:
     return Source(TensorSamples(images, labels), None, tuple("0123456789"))
 
 
-def _fashion_mnist(config: TrainConfig) -> Source:
+def data_roots(config: TrainConfig) -> list[Path]:
+    """Where data of a well-known name may lie: what was given, then what the variable names."""
     named = (config.data_root, os.environ.get(DATA_ROOT_VARIABLE))
-    roots = [Path(root) for root in named if root]
+    return [Path(root) for root in named if root]
+
+
+def _cifar100(config: TrainConfig) -> Source:
+    return Source(*read_cifar100(data_roots(config)))
+
+
+def _aircraft(config: TrainConfig) -> Source:
+    _check_pillow(config)
+    return Source(*read_aircraft(data_roots(config), config.image_size))
+
+
+def _fashion_mnist(config: TrainConfig) -> Source:
+    roots = data_roots(config)
     places = [root / inner for root in roots for inner in ("", "fashion-mnist", "FashionMNIST/raw")]
     places.append(_DEBIAN_FASHION_MNIST)
     for place in places:
@@ -268,11 +283,8 @@ def _as_images(values: Tensor) -> Tensor:
 
 def _imagefolder(config: TrainConfig) -> Source:
     if config.data_root is None:
-        raise ValueError("data=imagefolder must be given its folder with --data-root FOLDER")
-    try:
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise ValueError(_needs_train("imagefolder", error)) from None
+        raise ValueError(f"data={config.data} must be given its folder with --data-root FOLDER")
+    _check_pillow(config)
     root = Path(config.data_root)
     train_root = root / "train" if (root / "train").is_dir() else root
     classes = _folders(train_root)
@@ -331,6 +343,13 @@ def _openml(config: TrainConfig) -> Source:
     return Source(samples, None, tuple(names.tolist()))
 
 
+def _check_pillow(config: TrainConfig) -> None:
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ValueError(_needs_train(config.data, error)) from None
+
+
 def _needs_train(name: str, error: BaseException) -> str:
     return (
         f"data={name} needs the extra train, which cannot be imported ({error}); "
@@ -347,6 +366,18 @@ DATA_SETS: tuple[DataSet, ...] = (
         f"--data-root, ${DATA_ROOT_VARIABLE}, Debian's dataset-fashion-mnist, or torchvision",
     ),
     DataSet(
+        "cifar100",
+        _cifar100,
+        "60,000 pictures, 32x32, 100 classes; --hierarchy cifar100",
+        f"--data-root or ${DATA_ROOT_VARIABLE}: the folder cifar-100-binary",
+    ),
+    DataSet(
+        "fgvc-aircraft",
+        _aircraft,
+        "10,000 pictures of aircraft, 100 variants; --hierarchy fgvc-aircraft",
+        f"--data-root or ${DATA_ROOT_VARIABLE}: the folder fgvc-aircraft-2013b",
+    ),
+    DataSet(
         "npz",
         _npz,
         "your arrays: labels and images or features",
@@ -357,6 +388,18 @@ DATA_SETS: tuple[DataSet, ...] = (
         _imagefolder,
         "your pictures: one subfolder per class, below train/ and test/ or alone",
         "--data-root FOLDER",
+    ),
+    DataSet(
+        "inaturalist2019",
+        _imagefolder,
+        "pictures of 1010 species, as imagefolder",
+        "--data-root FOLDER, and --hierarchy FILE for their tree",
+    ),
+    DataSet(
+        "tiered-imagenet",
+        _imagefolder,
+        "pictures of 608 classes of ImageNet, as imagefolder",
+        "--data-root FOLDER, and --hierarchy FILE for their tree",
     ),
     DataSet("openml:NAME", _openml, "a data set of openml.org by name", "the internet"),
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from neuralcollapse import __version__
+from neuralcollapse.losses import AbstractLoss, FrameCosine
 from neuralcollapse.record import Run
 from neuralcollapse.train.alarm import alarm_history
 from neuralcollapse.train.augmentation import augment
@@ -22,6 +23,7 @@ from neuralcollapse.train.config import TrainConfig, measured_epochs
 from neuralcollapse.train.data import Data, load_data
 from neuralcollapse.train.network import (
     Objective,
+    class_hierarchy,
     fit_scale,
     made_frame,
     make_loss,
@@ -65,6 +67,9 @@ def create_run(
         },
         "platform": platform.platform(),
     }
+    hierarchy = class_hierarchy(config, data.classes)
+    if hierarchy is not None:
+        info["hierarchy"] = hierarchy.to_dict()
     return Run.create(path, config.to_values(), info)
 
 
@@ -201,13 +206,17 @@ def _train(fabric: Any, run: Run, config: TrainConfig, data: Data, progress: boo
         observer = Observer(fabric, run, config, data, network)
         show = progress and fabric.is_global_zero
 
+        schedule = functools.partial(_schedule, config, loss)
+
         def save_state() -> None:
             if fabric.is_global_zero:
                 save(run, objective, optimizer, state)
 
         with TrainingProgress(config.label, config.epochs, show) as bar:
             try:
-                _run_epochs(fabric, model, stepper, config, data, state, observer, save_state, bar)
+                _run_epochs(
+                    fabric, model, stepper, schedule, config, data, state, observer, save_state, bar
+                )
                 status = "finished"
             except KeyboardInterrupt:
                 status = "interrupted"
@@ -223,6 +232,7 @@ def _run_epochs(
     fabric: Any,
     model: _Model,
     optimizer: Any,
+    schedule: Callable[[float], float],
     config: TrainConfig,
     data: Data,
     state: State,
@@ -244,7 +254,7 @@ def _run_epochs(
     while state.epoch < config.epochs:
         began = time.monotonic()
         order.epoch = state.epoch
-        lr = _run_epoch(fabric, model, optimizer, batches, order, config, state)
+        lr = _run_epoch(fabric, model, optimizer, schedule, batches, order, config, state)
         state.epoch += 1
         state.seconds += time.monotonic() - began
         bar.epoch(state)
@@ -253,7 +263,7 @@ def _run_epochs(
         try:
             improved = state.epoch in to_measure and observer(state, bar, lr)
         except ValueError as error:
-            if not str(error).startswith("features must be"):
+            if not str(error).startswith(("features must be", "scores must")):
                 raise
             raise ValueError(_diverged(state.epoch, str(error), config)) from None
         due = time.monotonic() - saved_at >= config.checkpoint_seconds
@@ -266,6 +276,7 @@ def _run_epoch(
     fabric: Any,
     model: _Model,
     optimizer: Any,
+    schedule: Callable[[float], float],
     batches: Any,
     order: EpochOrder,
     config: TrainConfig,
@@ -278,7 +289,7 @@ def _run_epoch(
     correct = torch.zeros((), dtype=torch.int64, device=fabric.device)
     seen = 0
     for step, (inputs, labels) in enumerate(batches):
-        lr = _cosine(config.lr, (state.epoch * steps + step) / (config.epochs * steps))
+        lr = schedule((state.epoch * steps + step) / (config.epochs * steps))
         for group in optimizer.param_groups:
             group["lr"] = lr
         inputs, labels = inputs.to(fabric.device), labels.to(fabric.device)
@@ -333,6 +344,13 @@ def _fabric(config: TrainConfig) -> Any:
 
 def _diverged(epoch: int, sign: str, config: TrainConfig) -> str:
     return f"training diverged in epoch {epoch}: {sign}; use a lower --lr than {config.lr:g}"
+
+
+def _schedule(config: TrainConfig, loss: AbstractLoss, done: float) -> float:
+    """Move the loss on to a share of the training, and return the learning rate there."""
+    if isinstance(loss, FrameCosine):
+        loss.set_progress(done)
+    return _cosine(config.lr, done)
 
 
 def _cosine(start: float, done: float) -> float:

@@ -32,17 +32,25 @@ from neuralcollapse.losses import (
 )
 from neuralcollapse.losses.loss import total
 from neuralcollapse.record import Run
+from neuralcollapse.scalars import check_choice, check_number
 from neuralcollapse.specs import parse_spec
 from neuralcollapse.train.backbones import Standardize, make_backbone
 from neuralcollapse.train.choices import head_choice, loss_choice
 from neuralcollapse.train.config import TrainConfig
-from neuralcollapse.train.data import Data
+from neuralcollapse.train.data import Data, data_roots
+from neuralcollapse.train.picture_sets import aircraft_hierarchy
 from neuralcollapse.train.samples import seeded
 
 _SAMPLES_FOR_SCALE = 10_000
 _OF_A_HIERARCHY: dict[str, Callable[..., AbstractLoss]] = {
     "hierarchical-cross-entropy": HierarchicalCrossEntropy,
     "soft-labels": SoftLabels,
+}
+# What becomes of the mixing after a share of the training.
+_SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda mixing, share: mixing,
+    "linear-down": lambda mixing, share: mixing * (1 - share),
+    "linear-up": lambda mixing, share: mixing * share,
 }
 _HIERARCHY_OPTIONS = {"decay_rate": float, "mapping": str, "floor": str, "distances": str}
 
@@ -156,6 +164,8 @@ def class_hierarchy(config: TrainConfig, classes: Sequence[str]) -> Hierarchy | 
     if config.hierarchy is None:
         return None
     known = {"cifar100": Hierarchy.cifar100, "fashion-mnist": Hierarchy.fashion_mnist}
+    if config.hierarchy == "fgvc-aircraft":
+        known["fgvc-aircraft"] = functools.partial(aircraft_hierarchy, data_roots(config))
     found = known.get(config.hierarchy)
     hierarchy = Hierarchy.from_file(config.hierarchy) if found is None else found()
     lacking = [name for name in classes if name not in hierarchy.nodes]
@@ -265,7 +275,7 @@ def make_loss(config: TrainConfig, data: Data) -> AbstractLoss:
     if name == "hug":
         return HUG(**options, synchronise=config.devices > 1)
     if name == "frame-cosine":
-        return FrameCosine(**options)
+        return _frame_cosine(**options)
     if name == "barz-denzler":
         return BarzDenzler()
     if name in _OF_A_HIERARCHY:
@@ -275,6 +285,13 @@ def make_loss(config: TrainConfig, data: Data) -> AbstractLoss:
         return _OF_A_HIERARCHY[name](hierarchy, **options)
     counts = data.counts()["train"] if config.logit_adjustment else None
     return CrossEntropy(config.label_smoothing, counts, config.logit_adjustment)
+
+
+def _frame_cosine(mixing: float = 0.5, schedule: str = "constant") -> FrameCosine:
+    """The loss with a mixing that stays, falls to zero or rises from it."""
+    check_choice("loss option schedule", schedule, tuple(_SCHEDULES))
+    check_number("mixing", mixing, minimum=0)
+    return FrameCosine(functools.partial(_SCHEDULES[schedule], mixing))
 
 
 def _make_head(

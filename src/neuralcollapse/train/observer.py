@@ -1,22 +1,26 @@
 """Measuring during training: what is looked at, and what goes into the record."""
 
+import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from neuralcollapse.frames import Frame
 from neuralcollapse.heads import FixedHead, RotatedHead
 from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.metrics import frame_deviation, frame_spread
 from neuralcollapse.record import Run
 from neuralcollapse.tap import evaluating
 from neuralcollapse.train.alarm import MinorityAlarm
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data
-from neuralcollapse.train.network import Network
+from neuralcollapse.train.network import Network, class_hierarchy
 from neuralcollapse.train.progress import TrainingProgress
 from neuralcollapse.train.samples import AbstractSamples, EpochOrder, loader
 from neuralcollapse.train.state import State
+from neuralcollapse.train.tally import MistakeTally
 
 # Larger batches do not fit into the processor's cache and are slower.
 _BATCH = 256
@@ -27,13 +31,16 @@ class Observer:
     """Measures training, validation and test set at an epoch and records what it finds.
 
     In evaluation mode, without augmentation, in the precision of the weights whatever the
-    training runs in. Every process measures its part of the data.
+    training runs in. Every process measures its part of the data. With a hierarchy, the same
+    passes count how severe the mistakes are.
     """
 
     def __init__(self, fabric: Any, run: Run, config: TrainConfig, data: Data, network: Network):
         self._fabric, self._run, self._workers = fabric, run, config.workers
         self._data, self._network = data, network
         self._normalize = config.normalize
+        self._hierarchy, self._distances = class_hierarchy(config, data.classes), config.distances
+        self._framed = (config.frame or "").partition(":")[0] == "hierarchy"
         self._train, self._train_name = _at_most(data.train, "train", config, data)
         self._test, self._test_name = _at_most(data.test, "test", config, data)
         few = min(_SNAPSHOT_FEATURES, config.measure_samples or _SNAPSHOT_FEATURES)
@@ -45,8 +52,12 @@ class Observer:
     def __call__(self, state: State, bar: TrainingProgress, lr: float) -> bool:
         """Measure and record; returns whether validation is better than ever."""
         train = self._measure(self._train, self._train_name)
-        test = self._measure(self._test, self._test_name)
-        accuracy = self._accuracy(self._data.validation)
+        tallies = self._tallies()
+        test = self._measure(self._test, self._test_name, tallies.get("test"))
+        accuracy = self._accuracy(self._data.validation, tallies.get("validation"))
+        if self._fabric.world_size > 1:
+            for tally in tallies.values():
+                tally.merge_processes()
         improved = not state.best or accuracy > state.best["validation_accuracy"]
         if improved:
             state.best = {
@@ -55,7 +66,10 @@ class Observer:
                 "test_accuracy": test.accuracy,
             }
         if self._fabric.is_global_zero:
-            self._run.write_snapshot(state.epoch, self._snapshot(train))
+            snapshot = self._snapshot(train)
+            if tallies:
+                snapshot["test_confusion"] = tallies["test"].confusion()
+            self._run.write_snapshot(state.epoch, snapshot)
             alarms = self._alarms(state.epoch, train, bar)
             self._run.append(
                 {
@@ -69,6 +83,7 @@ class Observer:
                     "validation": {"accuracy": accuracy},
                     "test": test.to_dict(),
                     "alarms": alarms,
+                    **self._on_the_tree(tallies, train),
                 }
             )
         bar.measured(state, train, test)
@@ -93,10 +108,38 @@ class Observer:
         with torch.no_grad():
             head.assign(statistics.means.to(head.weight.device))
 
-    def _measure(self, samples: AbstractSamples, split: str) -> Measurement:
+    def _tallies(self) -> dict[str, MistakeTally]:
+        """What counts mistakes, by part of the data; nothing without a hierarchy."""
+        if self._hierarchy is None:
+            return {}
+        kind: Any = self._distances
+        return {part: MistakeTally(self._hierarchy, kind) for part in ("validation", "test")}
+
+    def _on_the_tree(
+        self, tallies: dict[str, MistakeTally], train: Measurement
+    ) -> dict[str, dict[str, Any]]:
+        """What a record says where there is a hierarchy."""
+        found: dict[str, dict[str, Any]] = {}
+        if tallies:
+            found["mistakes"] = {part: tally.result().to_dict() for part, tally in tallies.items()}
+        if self._framed and train.statistics is not None and train.weight is not None:
+            frame = Frame("of the head", train.weight)
+            fit = {
+                "frame_deviation": float(frame_deviation(train.statistics, frame)),
+                "frame_spread": float(frame_spread(train.statistics, frame)),
+            }
+            found["frame_fit"] = {
+                key: value if math.isfinite(value) else None for key, value in fit.items()
+            }
+        return found
+
+    def _measure(
+        self, samples: AbstractSamples, split: str, tally: MistakeTally | None = None
+    ) -> Measurement:
+        batches = self._batches(samples)
         return measure(
             self._network,
-            self._batches(samples),
+            batches if tally is None else tally.watching(self._network, batches),
             layer="head",
             split=split,
             normalize=self._normalize,
@@ -104,12 +147,15 @@ class Observer:
             progress=False,
         )
 
-    def _accuracy(self, samples: AbstractSamples) -> float:
+    def _accuracy(self, samples: AbstractSamples, tally: MistakeTally | None = None) -> float:
         """Share that the network decides right, over all processes."""
         counts = torch.zeros(2, dtype=torch.int64, device=self._fabric.device)
         with evaluating(self._network) as device:
             for inputs, labels in self._batches(samples):
-                right = self._network(inputs.to(device)).argmax(1) == labels.to(device)
+                logits = self._network(inputs.to(device))
+                right = logits.argmax(1) == labels.to(device)
+                if tally is not None:
+                    tally.update(logits, labels)
                 counts += torch.stack([right.sum(), torch.as_tensor(len(labels), device=device)])
         if self._fabric.world_size > 1:
             dist.all_reduce(counts)

@@ -1,0 +1,87 @@
+"""The comparison of mistakes runs small, goes on where it stopped, and adds up."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from neuralcollapse.train.config import TrainConfig
+
+PATH = Path(__file__).parents[1] / "examples" / "severity.py"
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("example_severity", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> TrainConfig:
+    """Four noisy clouds in two pairs."""
+    random = np.random.default_rng(0)
+    means = np.array([[4.0, 1.0], [4.0, -1.0], [-4.0, 1.0], [-4.0, -1.0]])
+    labels = np.arange(200) % 4
+    features = means[labels] + 2 * random.standard_normal((200, 2))
+    np.savez(tmp_path / "clouds.npz", features=features.astype(np.float32), labels=labels)
+    (tmp_path / "tree.nwk").write_text("((0,1),(2,3));")
+    return TrainConfig(
+        data="npz",
+        data_root=str(tmp_path / "clouds.npz"),
+        hierarchy=str(tmp_path / "tree.nwk"),
+        epochs=2,
+        width=16,
+        dim=8,
+        measure=False,
+    )
+
+
+def test_every_method_is_compared_and_nothing_is_trained_twice(
+    example: ModuleType, small: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = example.outcomes(small, tmp_path / "out", 2, progress=False)
+    assert list(found) == [
+        *example.TRAININGS,
+        "cross entropy, minimum risk",
+        "hierarchy frame + cosine term, minimum risk",
+    ]
+    for rows in found.values():
+        assert len(rows) == 2
+        for row in rows:
+            product = row["mistake_severity"] * (1 - row["accuracy"])
+            # Another order of the same sums in double precision.
+            assert row["hierarchical_distance@1"] == pytest.approx(product, abs=1e-12)
+            assert 0 <= row["calibration_error"] <= 1
+
+    def never(*_: object) -> None:
+        raise AssertionError("trained or evaluated again")
+
+    monkeypatch.setattr(example, "create_run", never)
+    monkeypatch.setattr(example, "at_minimum_risk", never)
+    assert example.outcomes(small, tmp_path / "out", 2, progress=False) == found
+
+    shown = example.table(found)
+    assert len(shown.splitlines()) == 2 + len(found)
+    changed = TrainConfig.from_values({**small.to_values(), "epochs": 3})
+    with pytest.raises(ValueError, match=r"epochs must stay 2 in .*, got 3; choose another --out"):
+        example.outcomes(changed, tmp_path / "out", 2, progress=False)
+
+
+def test_intervals_are_students(example: ModuleType) -> None:
+    """For 1, 2, 3: mean 2, deviation 1, and 4.3027 is the table's 97.5 % point at 2 degrees."""
+    interval = example.Interval.of([1.0, 2.0, 3.0])
+    assert interval.mean == 2
+    assert interval.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert math.isnan(example.Interval.of([1.0]).half)
