@@ -48,7 +48,7 @@ FLOORS = {
     "train": 8,
     "cli": 9,
 }
-BASES = {"heads": "head", "losses": "loss", "metrics": "pairs"}
+BASES = {"heads": "head", "integrations": "extra", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
 OPEN_FOLDERS = {"frames", "hierarchy", "theory", "train", "report", "cli"}
 
