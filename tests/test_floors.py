@@ -27,6 +27,7 @@ FLOORS = {
     "scalars": 1,
     "specs": 1,
     "sphere": 1,
+    "batches": 2,
     "energy": 2,
     "hierarchy": 2,
     "statistics": 2,

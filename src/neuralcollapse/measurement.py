@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from neuralcollapse.batches import labelled_samples, run_model, split_batch
 from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
@@ -19,7 +20,7 @@ from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
 from neuralcollapse.metrics.uniformity import SpreadWithin
 from neuralcollapse.processes import num_processes
-from neuralcollapse.scalars import check_choice
+from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
@@ -165,6 +166,7 @@ def measure(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     split: str | None = None,
+    ignore_index: int | None = -100,
     distributed: bool = False,
     progress: bool = True,
 ) -> Measurement:
@@ -176,7 +178,10 @@ def measure(
 
     Args:
         model: any module with a linear classifier.
-        loader: batches (inputs, labels, ...); inputs and labels (N,) are tensors.
+        loader: batches (inputs, labels, ...), or dictionaries or dataclasses with the labels under
+            one of labels, label, targets, target, y; the model is called with the rest, by name
+            where `forward` has the names. Labels are integers (N,) or one-hot (N, K); where the
+            classifier receives tokens (N, T, d), integers (N, T), and each token is a sample.
         layer: dotted name of the classifier; by default the last linear layer that is
             `num_classes` wide.
         num_classes: K; by default the width of the last linear layer.
@@ -185,13 +190,16 @@ def measure(
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
+        ignore_index: samples with this label are left out, as torch's cross entropy does; None
+            for none.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
 
     Raises:
+        TypeError: if the loader yields something else, or labels are not integers or one-hot.
         ValueError: if no classifier is found, the loader is empty, a label is out of range or a
-            feature is not finite.
+            share of several classes, or a feature is not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -201,13 +209,17 @@ def measure(
         True
     """
     check_choice("global_mean", global_mean, ("class", "sample"))
+    if ignore_index is not None:
+        check_integer("ignore_index", ignore_index, -(1 << 63))
     with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
 
         def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in _with_progress(loader, task, progress):
-                inputs, labels = _inputs_and_labels(batch)
-                model(inputs.to(device))
-                yield tap.take(), labels.to(device)
+                inputs, labels = split_batch(batch)
+                run_model(model, inputs, device)
+                features = tap.take(tokens=labels.dim() > 1)
+                features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
+                yield features, labels.to(device)
 
         statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
         if distributed:
@@ -435,17 +447,6 @@ def _conclude(
         weight=weight,
         bias=bias,
     )
-
-
-def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(batch, tuple | list) and len(batch) >= 2:
-        inputs, labels = batch[0], batch[1]
-        if isinstance(inputs, Tensor) and isinstance(labels, Tensor):
-            return inputs, labels
-        given = f"({type(inputs).__name__}, {type(labels).__name__}, ...)"
-    else:
-        given = type(batch).__name__
-    raise TypeError(f"loader must yield (inputs, labels) pairs of tensors, got {given}")
 
 
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:

@@ -52,8 +52,11 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         """(K,), its bias, or None."""
         return None if self._head.bias is None else self._head.bias.detach()
 
-    def take(self) -> Tensor:
-        """(N, d), what entered the classifier in the forward pass just made."""
+    def take(self, *, tokens: bool = False) -> Tensor:
+        """(N, d), what entered the classifier in the forward pass just made.
+
+        With `tokens`, features of more dimensions, (..., d), pass too.
+        """
         captured, self._captured = self._captured, []
         if len(captured) != 1:
             raise ValueError(
@@ -61,7 +64,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
                 "times; name another layer"
             )
         features = captured[0]
-        if features.dim() != 2:
+        if features.dim() != 2 and not (tokens and features.dim() > 2):
             raise ValueError(
                 f"layer {self.name!r} must receive features of shape (N, d), got "
                 f"{tuple(features.shape)}; pool or flatten them before the classifier"
