@@ -147,8 +147,10 @@ def _accepted(model: nn.Module, fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     named = {name: value for name, value in fields.items() if name in parameters}
     tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+    kinds = {parameter.kind for parameter in parameters.values()}
+    by_name_only = kinds == {inspect.Parameter.VAR_KEYWORD}
     # A wrapper around a model takes anything and passes it on.
-    if not named and len(tensors) > 1 and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if not named and inspect.Parameter.VAR_KEYWORD in kinds and (len(tensors) > 1 or by_name_only):
         return tensors
     return named
 
