@@ -41,6 +41,7 @@ FLOORS = {
     "frame_classifier": 5,
     "mistakes": 5,
     "tap": 5,
+    "classifier": 6,
     "measurement": 6,
     "forecast": 7,
     "integrations": 7,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from neuralcollapse.classifier import head_operands as head_operands
+    from neuralcollapse.classifier import to_head as to_head
     from neuralcollapse.decisions import conditional_risk as conditional_risk
     from neuralcollapse.decisions import minimum_risk as minimum_risk
     from neuralcollapse.energy import gaussian_energy as gaussian_energy
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
+    "classifier": "head_operands to_head",
     "decisions": "conditional_risk minimum_risk",
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frame_classifier": "FrameClassifier ResidualTransform",
