@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import RotatedHead as RotatedHead
     from neuralcollapse.hierarchy import Hierarchy as Hierarchy
     from neuralcollapse.hierarchy import check_distances as check_distances
+    from neuralcollapse.jackknife import Interval as Interval
+    from neuralcollapse.jackknife import jackknife_intervals as jackknife_intervals
     from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import BarzDenzler as BarzDenzler
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import preference_score as preference_score
     from neuralcollapse.mistakes import MistakeAccumulator as MistakeAccumulator
     from neuralcollapse.mistakes import Mistakes as Mistakes
+    from neuralcollapse.shards import measure_shards as measure_shards
     from neuralcollapse.statistics import ClassStatistics as ClassStatistics
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
     from neuralcollapse.tap import FeatureTap as FeatureTap
@@ -123,6 +126,7 @@ _FACE = {
         "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead"
     ),
     "hierarchy": "Hierarchy check_distances",
+    "jackknife": "Interval jackknife_intervals",
     "losses": (
         "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "
         "HierarchicalCrossEntropy HierarchyAwareFeatures MultiGranularity "
@@ -138,6 +142,7 @@ _FACE = {
         "nc3_alignment nc3_duality nc4_disagreement preference_score"
     ),
     "mistakes": "MistakeAccumulator Mistakes",
+    "shards": "measure_shards",
     "statistics": "ClassStatistics StatisticsAccumulator",
     "tap": "FeatureTap",
     "theory": "Prediction UnconstrainedOptimum predict unconstrained",

@@ -230,7 +230,7 @@ def measure(
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
         looks = kept or same_again
-        look = _second_look(
+        look = second_look(
             statistics,
             weight,
             bias,
@@ -239,7 +239,7 @@ def measure(
             global_mean=global_mean,
             distributed=distributed,
         )
-        return _conclude(
+        return conclude(
             statistics,
             weight,
             bias,
@@ -285,14 +285,14 @@ def measure_features(
         >>> round(measure_features(torch.tensor(features), torch.tensor([0, 0, 1, 1]))["nc1"], 6)
         0.125
     """
-    features = check_matrix("features", _tensor("features", features)).detach()
-    labels = check_labels(_tensor("labels", labels), len(features))
+    features = check_matrix("features", as_tensor("features", features)).detach()
+    labels = check_labels(as_tensor("labels", labels), len(features))
     if not len(features):
         raise ValueError("features must hold at least one sample, got none")
     if weight is not None:
         weight = check_matrix(
             "weight",
-            _tensor("weight", weight),
+            as_tensor("weight", weight),
             rows=num_classes,
             columns=features.shape[1],
             why="num_classes and the width of the features",
@@ -302,7 +302,7 @@ def measure_features(
     if bias is not None:
         if weight is None:
             raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
-        bias = check_vector("bias", _tensor("bias", bias), len(weight), "one per row of weight")
+        bias = check_vector("bias", as_tensor("bias", bias), len(weight), "one per row of weight")
         check_finite("bias", bias)
         bias = bias.detach().to(features.device)
     if num_classes is None:
@@ -315,10 +315,8 @@ def measure_features(
     shown = directions(features) if normalize else features
     statistics = ClassStatistics.from_features(shown, labels, num_classes)
     kept = [(features, labels)]
-    look = _second_look(
-        statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean
-    )
-    return _conclude(
+    look = second_look(statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean)
+    return conclude(
         statistics,
         weight,
         bias,
@@ -367,7 +365,7 @@ def _accumulate(
     return accumulator.result(), kept, again
 
 
-def _second_look(
+def second_look(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -410,7 +408,7 @@ def _second_look(
     return _Look(correct / total, known)
 
 
-def _conclude(
+def conclude(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -421,6 +419,7 @@ def _conclude(
     split: str | None,
     layer: str | None,
 ) -> Measurement:
+    """The measurement of statistics and a second look, with its conventions."""
     values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=look.known)
     means = {"class": "mean of the class means", "sample": "mean of all samples"}
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
@@ -462,7 +461,8 @@ def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any
     return track(loader, task, total=total, console=Console(stderr=True), transient=True)
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor as it is, or made of a numeric array."""
     if isinstance(value, Tensor):
         return value
     try:
