@@ -27,6 +27,7 @@ FLOORS = {
     "scalars": 1,
     "specs": 1,
     "sphere": 1,
+    "batches": 2,
     "energy": 2,
     "hierarchy": 2,
     "statistics": 2,
@@ -38,17 +39,20 @@ FLOORS = {
     "metrics": 4,
     "theory": 4,
     "frame_classifier": 5,
+    "jackknife": 5,
     "mistakes": 5,
     "tap": 5,
+    "classifier": 6,
     "measurement": 6,
     "forecast": 7,
     "integrations": 7,
+    "shards": 7,
     "record": 7,
     "report": 8,
     "train": 8,
     "cli": 9,
 }
-BASES = {"heads": "head", "losses": "loss", "metrics": "pairs"}
+BASES = {"heads": "head", "integrations": "extra", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
 OPEN_FOLDERS = {"frames", "hierarchy", "theory", "train", "report", "cli"}
 

@@ -755,17 +755,17 @@ BAD_LOADERS: dict[str, tuple[Any, type[Exception], str]] = {
     "dictionaries": (
         [{"inputs": 1, "labels": 2}],
         TypeError,
-        r"loader must yield \(inputs, labels\) pairs of tensors, got dict",
+        r"loader must yield \(inputs, labels\) pairs of tensors, or .*, got dict of inputs, labels",
     ),
     "inputs only": (
         [torch.zeros(3, 4)],
         TypeError,
-        r"loader must yield \(inputs, labels\) pairs of tensors, got Tensor",
+        r"loader must yield \(inputs, labels\) pairs of tensors, or .*, got Tensor",
     ),
     "arrays": (
         [(np.zeros((3, 4)), np.zeros(3))],
         TypeError,
-        r"pairs of tensors, got \(ndarray, ndarray, \.\.\.\)",
+        r"pairs of tensors, or .*, got \(ndarray, ndarray, \.\.\.\)",
     ),
     "1-based": (
         [(torch.zeros(2, 4), torch.tensor([1, 3]))],
@@ -777,7 +777,31 @@ BAD_LOADERS: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "features must be finite",
     ),
-    "one-hot": ([(torch.zeros(2, 4), torch.eye(2, 3))], TypeError, "labels must be integers"),
+    "one-hot, too narrow": (
+        [(torch.zeros(2, 4), torch.eye(2))],
+        TypeError,
+        "labels must be integers",
+    ),
+    "shares of classes": (
+        [(torch.zeros(2, 4), torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]))],
+        ValueError,
+        r"labels of shape \(2, 3\) must be one-hot, got rows that are not a single 1",
+    ),
+    "ignored, but not asked for": (
+        [(torch.zeros(2, 4), torch.tensor([0, -1]))],
+        ValueError,
+        "leave out samples with an ignore index",
+    ),
+    "all ignored": (
+        [(torch.zeros(2, 4), torch.tensor([-100, -100]))],
+        ValueError,
+        "loader must yield at least one sample, got none",
+    ),
+    "several inputs without a name": (
+        [{"left": torch.zeros(2, 4), "right": torch.zeros(2, 4), "y": torch.tensor([0, 1])}],
+        TypeError,
+        "loader must yield names that the model's forward has, got left, right",
+    ),
     "too few labels": (
         [(torch.zeros(2, 4), torch.tensor([0]))],
         ValueError,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from neuralcollapse.classifier import head_operands as head_operands
+    from neuralcollapse.classifier import to_head as to_head
     from neuralcollapse.decisions import conditional_risk as conditional_risk
     from neuralcollapse.decisions import minimum_risk as minimum_risk
     from neuralcollapse.energy import gaussian_energy as gaussian_energy
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import RotatedHead as RotatedHead
     from neuralcollapse.hierarchy import Hierarchy as Hierarchy
     from neuralcollapse.hierarchy import check_distances as check_distances
+    from neuralcollapse.jackknife import Interval as Interval
+    from neuralcollapse.jackknife import jackknife_intervals as jackknife_intervals
     from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import BarzDenzler as BarzDenzler
@@ -96,6 +100,7 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import preference_score as preference_score
     from neuralcollapse.mistakes import MistakeAccumulator as MistakeAccumulator
     from neuralcollapse.mistakes import Mistakes as Mistakes
+    from neuralcollapse.shards import measure_shards as measure_shards
     from neuralcollapse.statistics import ClassStatistics as ClassStatistics
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
     from neuralcollapse.tap import FeatureTap as FeatureTap
@@ -106,6 +111,7 @@ if TYPE_CHECKING:
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
+    "classifier": "head_operands to_head",
     "decisions": "conditional_risk minimum_risk",
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frame_classifier": "FrameClassifier ResidualTransform",
@@ -120,6 +126,7 @@ _FACE = {
         "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead"
     ),
     "hierarchy": "Hierarchy check_distances",
+    "jackknife": "Interval jackknife_intervals",
     "losses": (
         "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "
         "HierarchicalCrossEntropy HierarchyAwareFeatures MultiGranularity "
@@ -135,6 +142,7 @@ _FACE = {
         "nc3_alignment nc3_duality nc4_disagreement preference_score"
     ),
     "mistakes": "MistakeAccumulator Mistakes",
+    "shards": "measure_shards",
     "statistics": "ClassStatistics StatisticsAccumulator",
     "tap": "FeatureTap",
     "theory": "Prediction UnconstrainedOptimum predict unconstrained",

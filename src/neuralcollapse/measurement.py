@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from neuralcollapse.batches import labelled_samples, run_model, split_batch
 from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
@@ -19,7 +20,7 @@ from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
 from neuralcollapse.metrics.uniformity import SpreadWithin
 from neuralcollapse.processes import num_processes
-from neuralcollapse.scalars import check_choice
+from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
@@ -165,6 +166,7 @@ def measure(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     split: str | None = None,
+    ignore_index: int | None = -100,
     distributed: bool = False,
     progress: bool = True,
 ) -> Measurement:
@@ -176,7 +178,10 @@ def measure(
 
     Args:
         model: any module with a linear classifier.
-        loader: batches (inputs, labels, ...); inputs and labels (N,) are tensors.
+        loader: batches (inputs, labels, ...), or dictionaries or dataclasses with the labels under
+            one of labels, label, targets, target, y; the model is called with the rest, by name
+            where `forward` has the names. Labels are integers (N,) or one-hot (N, K); where the
+            classifier receives tokens (N, T, d), integers (N, T), and each token is a sample.
         layer: dotted name of the classifier; by default the last linear layer that is
             `num_classes` wide.
         num_classes: K; by default the width of the last linear layer.
@@ -185,13 +190,16 @@ def measure(
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
+        ignore_index: samples with this label are left out, as torch's cross entropy does; None
+            for none.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
 
     Raises:
+        TypeError: if the loader yields something else, or labels are not integers or one-hot.
         ValueError: if no classifier is found, the loader is empty, a label is out of range or a
-            feature is not finite.
+            share of several classes, or a feature is not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -201,13 +209,17 @@ def measure(
         True
     """
     check_choice("global_mean", global_mean, ("class", "sample"))
+    if ignore_index is not None:
+        check_integer("ignore_index", ignore_index, -(1 << 63))
     with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
 
         def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in _with_progress(loader, task, progress):
-                inputs, labels = _inputs_and_labels(batch)
-                model(inputs.to(device))
-                yield tap.take(), labels.to(device)
+                inputs, labels = split_batch(batch)
+                run_model(model, inputs, device)
+                features = tap.take(tokens=labels.dim() > 1)
+                features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
+                yield features, labels.to(device)
 
         statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
         if distributed:
@@ -218,7 +230,7 @@ def measure(
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
         looks = kept or same_again
-        look = _second_look(
+        look = second_look(
             statistics,
             weight,
             bias,
@@ -227,7 +239,7 @@ def measure(
             global_mean=global_mean,
             distributed=distributed,
         )
-        return _conclude(
+        return conclude(
             statistics,
             weight,
             bias,
@@ -273,14 +285,14 @@ def measure_features(
         >>> round(measure_features(torch.tensor(features), torch.tensor([0, 0, 1, 1]))["nc1"], 6)
         0.125
     """
-    features = check_matrix("features", _tensor("features", features)).detach()
-    labels = check_labels(_tensor("labels", labels), len(features))
+    features = check_matrix("features", as_tensor("features", features)).detach()
+    labels = check_labels(as_tensor("labels", labels), len(features))
     if not len(features):
         raise ValueError("features must hold at least one sample, got none")
     if weight is not None:
         weight = check_matrix(
             "weight",
-            _tensor("weight", weight),
+            as_tensor("weight", weight),
             rows=num_classes,
             columns=features.shape[1],
             why="num_classes and the width of the features",
@@ -290,7 +302,7 @@ def measure_features(
     if bias is not None:
         if weight is None:
             raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
-        bias = check_vector("bias", _tensor("bias", bias), len(weight), "one per row of weight")
+        bias = check_vector("bias", as_tensor("bias", bias), len(weight), "one per row of weight")
         check_finite("bias", bias)
         bias = bias.detach().to(features.device)
     if num_classes is None:
@@ -303,10 +315,8 @@ def measure_features(
     shown = directions(features) if normalize else features
     statistics = ClassStatistics.from_features(shown, labels, num_classes)
     kept = [(features, labels)]
-    look = _second_look(
-        statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean
-    )
-    return _conclude(
+    look = second_look(statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean)
+    return conclude(
         statistics,
         weight,
         bias,
@@ -355,7 +365,7 @@ def _accumulate(
     return accumulator.result(), kept, again
 
 
-def _second_look(
+def second_look(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -398,7 +408,7 @@ def _second_look(
     return _Look(correct / total, known)
 
 
-def _conclude(
+def conclude(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -409,6 +419,7 @@ def _conclude(
     split: str | None,
     layer: str | None,
 ) -> Measurement:
+    """The measurement of statistics and a second look, with its conventions."""
     values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=look.known)
     means = {"class": "mean of the class means", "sample": "mean of all samples"}
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
@@ -437,17 +448,6 @@ def _conclude(
     )
 
 
-def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(batch, tuple | list) and len(batch) >= 2:
-        inputs, labels = batch[0], batch[1]
-        if isinstance(inputs, Tensor) and isinstance(labels, Tensor):
-            return inputs, labels
-        given = f"({type(inputs).__name__}, {type(labels).__name__}, ...)"
-    else:
-        given = type(batch).__name__
-    raise TypeError(f"loader must yield (inputs, labels) pairs of tensors, got {given}")
-
-
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:
     if not show or not sys.stderr.isatty():
         return loader
@@ -461,7 +461,8 @@ def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any
     return track(loader, task, total=total, console=Console(stderr=True), transient=True)
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor as it is, or made of a numeric array."""
     if isinstance(value, Tensor):
         return value
     try:

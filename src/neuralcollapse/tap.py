@@ -22,6 +22,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         layer: dotted name of the classifier; without it, the last linear layer (or head of this
             library) whose output is `num_classes` wide, or simply the last one.
         num_classes: K.
+        detach: cut what is read off the graph; without it, gradients flow through it.
 
     Raises:
         ValueError: if there is no such layer; the message names the candidates.
@@ -35,12 +36,25 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         ('2', (5, 8), (3, 8))
     """
 
-    def __init__(self, model: nn.Module, layer: str | None = None, num_classes: int | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | None = None,
+        num_classes: int | None = None,
+        *,
+        detach: bool = True,
+    ):
         if num_classes is not None:
             check_integer("num_classes", num_classes, 1)
-        self.name, self._head = _find_head(model, layer, num_classes)
+        self.name, self._head = find_head(model, layer, num_classes)
+        self._detach = detach
         self._captured: list[Tensor] = []
         self._handle: Any = None
+
+    @property
+    def head(self) -> nn.Linear | AbstractHead:
+        """The classifier's module."""
+        return self._head
 
     @property
     def weight(self) -> Tensor:
@@ -52,8 +66,11 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         """(K,), its bias, or None."""
         return None if self._head.bias is None else self._head.bias.detach()
 
-    def take(self) -> Tensor:
-        """(N, d), what entered the classifier in the forward pass just made."""
+    def take(self, *, tokens: bool = False) -> Tensor:
+        """(N, d), what entered the classifier in the forward pass just made.
+
+        With `tokens`, features of more dimensions, (..., d), pass too.
+        """
         captured, self._captured = self._captured, []
         if len(captured) != 1:
             raise ValueError(
@@ -61,7 +78,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
                 "times; name another layer"
             )
         features = captured[0]
-        if features.dim() != 2:
+        if features.dim() != 2 and not (tokens and features.dim() > 2):
             raise ValueError(
                 f"layer {self.name!r} must receive features of shape (N, d), got "
                 f"{tuple(features.shape)}; pool or flatten them before the classifier"
@@ -71,7 +88,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
     def __enter__(self) -> "FeatureTap":
         def capture(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             features = inputs[0] if inputs else next(iter(named.values()))
-            self._captured.append(features.detach())
+            self._captured.append(features.detach() if self._detach else features)
 
         self._handle = self._head.register_forward_pre_hook(capture, with_kwargs=True)
         return self
@@ -119,9 +136,10 @@ def _move(model: nn.Module, device: torch.device) -> None:
         raise ValueError(f"device must be one that is here, got {device}: {reason}") from None
 
 
-def _find_head(
-    model: nn.Module, layer: str | None, num_classes: int | None
+def find_head(
+    model: nn.Module, layer: str | None = None, num_classes: int | None = None
 ) -> tuple[str, nn.Linear | AbstractHead]:
+    """The name and the module of a model's classifier; see `FeatureTap`."""
     heads = {
         name: module
         for name, module in model.named_modules()

@@ -8,11 +8,13 @@ import typer
 
 
 def measure(
-    file: Annotated[
-        Path,
+    files: Annotated[
+        list[str],
         typer.Argument(
-            help="A .npz or .safetensors file that holds `features` (N, d) and `labels` (N,), and "
-            "optionally the classifier's `weight` (K, d) and `bias` (K,)."
+            metavar="FILE...",
+            help="A .npz, .safetensors or .parquet file that holds `features` (N, d) and `labels` "
+            "(N,), and optionally the classifier's `weight` (K, d) and `bias` (K,); or several, or "
+            "a pattern such as 'shards/*.safetensors', measured together.",
         ),
     ],
     as_json: Annotated[
@@ -32,41 +34,67 @@ def measure(
     split: Annotated[
         str | None, typer.Option(help="What the data is, for the record, e.g. train.")
     ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="A .npz or .safetensors file with `weight` and, optionally, `bias`."),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out files that cannot be read, and say which."),
+    ] = False,
+    jackknife: Annotated[
+        bool,
+        typer.Option("--jackknife", help="Also give 95 % intervals, by leaving out parts."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
     ] = None,
 ) -> None:
-    """Measure the features in a file: print a table of metrics with their conventions."""
+    """Measure the features in files: print a table of metrics with their conventions."""
+    from dataclasses import asdict
+
     from neuralcollapse.files import write_json
     from neuralcollapse.measurement import measure_features
+    from neuralcollapse.shards import measure_shards, read_arrays, read_features, shard_files
 
-    arrays = _read(file)
-    measurement = measure_features(
-        arrays["features"],
-        arrays["labels"],
-        arrays.get("weight"),
-        arrays.get("bias"),
-        num_classes,
-        global_mean=global_mean,
-        normalize=normalize,
-        split=split,
-    )
-    result = {"file": str(file), **measurement.to_dict()}
+    options: dict[str, Any] = {
+        "num_classes": num_classes,
+        "global_mean": global_mean,
+        "normalize": normalize,
+        "split": split,
+    }
+    if classifier is not None:
+        held = read_arrays(classifier)
+        if "weight" not in held:
+            raise ValueError(f"{classifier} must hold the array 'weight'")
+        options |= {"weight": held["weight"], "bias": held.get("bias")}
+    paths = shard_files(files)
+    if len(paths) == 1 and not jackknife and not skip_bad:
+        arrays = read_features(paths[0])
+        own: dict[str, Any] = {"weight": arrays.get("weight"), "bias": arrays.get("bias")}
+        measurement = measure_features(arrays["features"], arrays["labels"], **(own | options))
+        result = {"file": str(paths[0]), **measurement.to_dict()}
+        text = str(measurement)
+    else:
+        shards = measure_shards(paths, skip_bad=skip_bad, jackknife=jackknife, **options)
+        result = {
+            "files": [str(path) for path in shards.files],
+            "skipped": {str(path): reason for path, reason in shards.skipped.items()},
+            **shards.measurement.to_dict(),
+        }
+        if jackknife:
+            result["intervals"] = {key: asdict(one) for key, one in shards.intervals.items()}
+        text = "\n".join([str(shards.measurement), *_more_lines(shards)])
     if out is not None:
         write_json(out, result)
-    print(json.dumps(result, allow_nan=False) if as_json else measurement)
+    print(json.dumps(result, allow_nan=False) if as_json else text)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The arrays of the file by name, features and labels among them."""
-    from neuralcollapse.files import read_npz, read_tensors
-
-    readers = {".npz": read_npz, ".safetensors": lambda path: read_tensors(path)[0]}
-    if file.suffix not in readers:
-        raise ValueError(f"{file} must be a .npz or .safetensors file")
-    arrays = readers[file.suffix](file)
-    for name in ("features", "labels"):
-        if name not in arrays:
-            held = ", ".join(sorted(arrays)) or "nothing"
-            raise ValueError(f"{file} must hold the array {name!r}, it holds {held}")
-    return dict(arrays)
+def _more_lines(shards: Any) -> list[str]:
+    """What is told below the table: intervals, and what was read and what was not."""
+    lines = [
+        f"{key}: {one.value:.6g}, 95 % from {one.low:.6g} to {one.high:.6g}"
+        for key, one in shards.intervals.items()
+    ]
+    lines.append(f"files: {len(shards.files)} read, {len(shards.skipped)} left out")
+    return lines + [f"left out: {reason}" for reason in shards.skipped.values()]

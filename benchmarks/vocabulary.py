@@ -1,0 +1,102 @@
+"""Class statistics for very many classes: time against one `index_add_`, and memory.
+
+    python benchmarks/vocabulary.py [--classes 30000] [--dim 768] [--tokens 4096]
+    python benchmarks/vocabulary.py --memory [--classes 1000000] [--dim 256]
+
+Time: processor seconds of an update without scatter, in float32, over those of `index_add_` of the
+same batch into a float32 matrix, on one thread, the two in turns; the median of the ratios and of
+the seconds. Labels are drawn by Zipf's law, as words are, and once uniformly. Memory: the most that
+the process holds while it updates and finds the result, above what it held before.
+"""
+
+import argparse
+import platform
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from neuralcollapse import StatisticsAccumulator
+
+
+def median(values: list[float]) -> float:
+    """The one in the middle."""
+    return sorted(values)[len(values) // 2]
+
+
+def seconds(task: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    began = time.process_time()
+    task()
+    return time.process_time() - began
+
+
+def tokens(kind: str, num_classes: int, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) labels, uniform or by Zipf's law."""
+    if kind == "uniform":
+        return torch.randint(num_classes, (count,), generator=generator)
+    share = 1 / torch.arange(1, num_classes + 1)
+    return torch.multinomial(share, count, replacement=True, generator=generator)
+
+
+def times(num_classes: int, dim: int, count: int, dtype: torch.dtype) -> None:
+    """Print the ratios."""
+    generator = torch.Generator().manual_seed(0)
+    for kind in ("zipf", "uniform"):
+        accumulator = StatisticsAccumulator(num_classes, dim, scatter=False, dtype=dtype)
+        bare = torch.zeros(num_classes, dim)
+        ratios, ours, theirs = [], [], []
+        for step in range(30):
+            labels = tokens(kind, num_classes, count, generator)
+            features = torch.randn(count, dim, generator=generator)
+            pair = {
+                "bare": lambda f=features, y=labels, b=bare: b.index_add_(0, y, f),
+                "ours": lambda f=features, y=labels, a=accumulator: a.update(f, y),
+            }
+            took = {name: seconds(pair[name]) for name in sorted(pair, reverse=bool(step % 2))}
+            if step >= 5:
+                ours.append(took["ours"])
+                theirs.append(took["bare"])
+                ratios.append(took["ours"] / took["bare"])
+        print(
+            f"{kind:<8} sums in {str(dtype).removeprefix('torch.')}: update "
+            f"{1e3 * median(ours):.1f} ms, index_add_ "
+            f"{1e3 * median(theirs):.1f} ms, ratio {median(ratios):.2f}"
+        )
+
+
+def memory(num_classes: int, dim: int, count: int, dtype: torch.dtype) -> None:
+    """Print the peak."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    generator = torch.Generator().manual_seed(0)
+    accumulator = StatisticsAccumulator(num_classes, dim, scatter=False, dtype=dtype)
+    for start in range(0, num_classes, count):
+        labels = torch.arange(start, min(start + count, num_classes))
+        accumulator.update(torch.randn(len(labels), dim, generator=generator), labels)
+    updating = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    accumulator.result()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"updates {updating / 2**20:.2f} GiB, with result {peak / 2**20:.2f} GiB")
+
+
+def main() -> None:
+    """Read the options and run one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--classes", type=int)
+    parser.add_argument("--dim", type=int)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--dtype", choices=["float32", "float64"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread")
+    task, classes, dim = (memory, 1_000_000, 256) if options.memory else (times, 30_000, 768)
+    for name in [options.dtype] if options.dtype else ["float64", "float32"][options.memory :]:
+        dtype = getattr(torch, name)
+        task(options.classes or classes, options.dim or dim, options.tokens, dtype)
+
+
+if __name__ == "__main__":
+    main()

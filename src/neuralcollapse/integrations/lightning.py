@@ -1,0 +1,179 @@
+"""Neural collapse while a Lightning Trainer trains: one callback, whatever the logger."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from neuralcollapse.integrations.extra import base_class
+from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.processes import num_processes
+from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.statistics import GlobalMean
+from neuralcollapse.tap import FeatureTap
+
+# One package under two names.
+_Callback = base_class(
+    "CollapseCallback", ("lightning.pytorch", "pytorch_lightning"), "Callback", "lightning"
+)
+
+
+class CollapseCallback(_Callback):
+    """Measures neural collapse at the end of training epochs and logs it.
+
+        Trainer(callbacks=[CollapseCallback()])
+
+    Measures what the Trainer trains and validates on, in evaluation mode and without gradients, by
+    `neuralcollapse.measure`, and hands the numbers to `log_dict` of the user's module, so that
+    every logger of the Trainer gets them: `collapse/train/nc1`, `collapse/val/nc1` and so on, and
+    `collapse/train/accuracy`. Metrics without a value are left out. The module stays as it is; its
+    `forward` must take the inputs of a batch.
+
+    Training batches are those of the Trainer's loader, augmentation included. Of several
+    processes, each measures its part and all log the result of the whole; samples that a
+    sampler repeats to fill the last batch count twice. Models whose parameters are sharded over
+    processes cannot be measured. The values arrive after those of validation, too late for a
+    checkpoint that validation triggers.
+
+    Args:
+        epochs: n for every n-th and the last, or the epochs themselves, counted from 0 as the
+            Trainer counts them, or a function from the epoch to whether it is measured.
+        layer: dotted name of the classifier; by default the last linear layer that is
+            `num_classes` wide.
+        num_classes: K; by default the width of the last linear layer.
+        network: dotted name of the part of the module to call, e.g. "model", where the module
+            itself has no `forward`.
+        loaders: what to measure, by name, instead of the Trainer's loaders.
+        batches: measure at most so many batches of each loader.
+        prefix: of the names logged.
+        metrics: keys to log, "accuracy" among them; by default all.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        ignore_index: samples with this label are left out; None for none.
+
+    Attributes:
+        latest: the last measurement of each loader by name.
+    """
+
+    def __init__(
+        self,
+        epochs: int | Sequence[int] | Callable[[int], bool] = 1,
+        *,
+        layer: str | None = None,
+        num_classes: int | None = None,
+        network: str | None = None,
+        loaders: Mapping[str, Iterable[Any]] | None = None,
+        batches: int | None = None,
+        prefix: str = "collapse",
+        metrics: Sequence[str] | None = None,
+        normalize: bool = False,
+        global_mean: GlobalMean = "class",
+        ignore_index: int | None = -100,
+    ):
+        super().__init__()
+        if not callable(epochs):
+            if isinstance(epochs, Sequence):
+                epochs = tuple(check_integer("epochs", epoch, 0) for epoch in epochs)
+            else:
+                epochs = check_integer("epochs", epochs, 1)
+        self.epochs = epochs
+        self.layer, self.num_classes, self.network = layer, num_classes, network
+        self.loaders = loaders
+        self.batches = None if batches is None else check_integer("batches", batches, 1)
+        self.prefix, self.metrics = prefix, metrics
+        self.options = {
+            "normalize": normalize,
+            "global_mean": check_choice("global_mean", global_mean, ("class", "sample")),
+            "ignore_index": ignore_index,
+        }
+        self.latest: dict[str, Measurement] = {}
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look for the classifier before the first epoch rather than after it."""
+        FeatureTap(self._network(pl_module), self.layer, self.num_classes)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure and log, if it is an epoch to be measured."""
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.sanity_checking or not self._is_due(trainer.current_epoch, last):
+            return
+        for name, loader in self._loaders(trainer).items():
+            measurement = measure(
+                self._network(pl_module),
+                _Batches(loader, _input_conversion(trainer), self.batches),
+                layer=self.layer,
+                num_classes=self.num_classes,
+                split=name,
+                distributed=num_processes() > 1,
+                progress=False,
+                **self.options,
+            )
+            self.latest[name] = measurement
+            pl_module.log_dict(self._values(name, measurement), on_step=False, on_epoch=True)
+
+    def _is_due(self, epoch: int, last: bool) -> bool:
+        if isinstance(self.epochs, int):
+            return last or (epoch + 1) % self.epochs == 0
+        return self.epochs(epoch) if callable(self.epochs) else epoch in self.epochs
+
+    def _network(self, pl_module: nn.Module) -> nn.Module:
+        if self.network is None:
+            return pl_module
+        try:
+            return pl_module.get_submodule(self.network)
+        except AttributeError:
+            held = ", ".join(name for name, _ in pl_module.named_children()) or "nothing"
+            raise ValueError(
+                f"network must name a part of the module, got {self.network!r}; it holds {held}"
+            ) from None
+
+    def _loaders(self, trainer: Any) -> dict[str, Iterable[Any]]:
+        if self.loaders is not None:
+            return dict(self.loaders)
+        return {
+            **_named("train", trainer.train_dataloader),
+            **_named("val", trainer.val_dataloaders),
+        }
+
+    def _values(self, name: str, measurement: Measurement) -> dict[str, float]:
+        values = dict(measurement.metrics)
+        if measurement.accuracy is not None:
+            values["accuracy"] = measurement.accuracy
+        return {
+            f"{self.prefix}/{name}/{key}": value
+            for key, value in values.items()
+            if math.isfinite(value) and (self.metrics is None or key in self.metrics)
+        }
+
+
+class _Batches:
+    """The first batches of a loader, as often as wanted, in the precision of the model."""
+
+    def __init__(self, loader: Iterable[Any], convert: Callable[[Any], Any], most: int | None):
+        self._loader, self._convert, self._most = loader, convert, most
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self._loader):
+            if number == self._most:
+                return
+            yield self._convert(batch)
+
+
+def _input_conversion(trainer: Any) -> Callable[[Any], Any]:
+    """What the Trainer does to batches for a model in half precision."""
+    convert = getattr(getattr(trainer, "precision_plugin", None), "convert_input", None)
+    return convert or (lambda batch: batch)
+
+
+def _named(name: str, loaders: Any) -> dict[str, Iterable[Any]]:
+    """One loader under the name, several under the name and their own name or number."""
+    if loaders is None:
+        return {}
+    if isinstance(loaders, Mapping):
+        return {f"{name}/{key}": loader for key, loader in loaders.items()}
+    if isinstance(loaders, list | tuple):
+        if len(loaders) == 1:
+            return {name: loaders[0]}
+        return {f"{name}/{number}": loader for number, loader in enumerate(loaders)}
+    return {name: loaders}

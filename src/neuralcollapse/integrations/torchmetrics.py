@@ -1,0 +1,272 @@
+"""Neural collapse as a metric of torchmetrics: update, compute, reset, merge, across processes."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralcollapse.checks import check_matrix
+from neuralcollapse.integrations.extra import missing
+from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.sphere import directions
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
+
+try:
+    from torchmetrics import Metric
+except (ImportError, RuntimeError) as error:
+    raise missing(
+        "NeuralCollapse", "torchmetrics", error, "neuralcollapse[torchmetrics]"
+    ) from error
+
+
+class NeuralCollapse(Metric):
+    """Neural collapse of labelled features, as a `torchmetrics.Metric`.
+
+    As input to `update` it takes features (..., d), what enters the classifier, and labels (...).
+    `compute` gives a dictionary of 0-d tensors by the keys of `METRICS`, nan where undefined.
+
+    The state is one vector in which counts, means, spread and scatter lie side by side, reduced by
+    an exact merge: results do not depend on how samples are spread over batches, metrics or
+    processes, and a process without a sample counts for nothing. It stays in double precision,
+    whatever `.half()`, `.to(dtype)` or autocast say. Metrics with equal states share them within a
+    `MetricCollection`.
+
+    Call `update`, not the metric itself: `forward` also computes the metrics of the batch alone,
+    which say little, and merges the full state at every step. Features are not kept, so
+    `nc4_disagreement` and `hug_intra`, which take a second look at them, are left out;
+    `neuralcollapse.measure` has them.
+
+    Args:
+        num_classes: K.
+        dim: d, the width of the features.
+        weight: the classifier (K, d): a tensor, or a module whose `weight` is read anew at each
+            `compute`; None leaves out the metrics of the classifier. It is no part of the metric's
+            parameters, may be assigned later, and is shared with clones.
+        scatter: also keep the (d, d) scatter, which `nc1` needs.
+        metrics: keys of the metrics to compute; by default all that can be computed.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        ignore_index: samples with this label are left out. Selecting them waits for a GPU.
+        **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if a number is out of range or a key is no metric, or one that needs what is
+            not there.
+
+    Example:
+        >>> metric = NeuralCollapse(num_classes=2, dim=2)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 0]))
+        >>> metric.update(torch.tensor([[-1.0, 1.0], [-3.0, -1.0]]), torch.tensor([1, 1]))
+        >>> round(float(metric.compute()["nc1"]), 6)
+        0.125
+    """
+
+    is_differentiable: bool | None = False
+    higher_is_better: bool | None = None
+    full_state_update: bool | None = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        *,
+        weight: Tensor | nn.Module | None = None,
+        scatter: bool = True,
+        metrics: Sequence[str] | None = None,
+        normalize: bool = False,
+        global_mean: GlobalMean = "class",
+        ignore_index: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.num_classes = check_integer("num_classes", num_classes, 1)
+        self.dim = check_integer("dim", dim, 1)
+        self.scatter = scatter
+        self.normalize = normalize
+        self.global_mean: GlobalMean = check_choice("global_mean", global_mean, ("class", "sample"))
+        self.ignore_index = (
+            None
+            if ignore_index is None
+            else check_integer("ignore_index", ignore_index, -(1 << 63))
+        )
+        self.metrics = None if metrics is None else self._checked_keys(metrics)
+        self._classifier = _Shared(None)
+        self.weight = weight
+        self._recent: StatisticsAccumulator | None = None
+        width = 2 * num_classes + num_classes * dim + (dim * dim if scatter else 0)
+        self.add_state(
+            "packed",
+            torch.zeros(width, dtype=torch.float64),
+            functools.partial(_merged, num_classes=num_classes, dim=dim),
+        )
+
+    @property
+    def packed(self) -> Tensor:
+        """The state as one vector; see `statistics` for what is in it."""
+        # Batches go into an accumulator, which touches only the rows that occur; they enter the
+        # vector when somebody looks at it.
+        if self._recent is not None:
+            both = self._unpacked(self._packed).merge(self._recent.result())
+            self._packed, self._recent = _pack(both), None
+        return self._packed
+
+    @packed.setter
+    def packed(self, value: Tensor) -> None:
+        self._recent = None
+        self._packed = value
+
+    @property
+    def statistics(self) -> ClassStatistics:
+        """What was seen so far, by this process or, inside `sync_context`, by all of them."""
+        return self._unpacked(self.packed)
+
+    @property
+    def weight(self) -> Tensor | nn.Module | None:
+        """The classifier, or the module that holds it."""
+        return self._classifier.value
+
+    @weight.setter
+    def weight(self, value: Tensor | nn.Module | None) -> None:
+        if value is not None:
+            check_matrix(
+                "weight",
+                value.weight if isinstance(value, nn.Module) else value,
+                rows=self.num_classes,
+                columns=self.dim,
+                why="num_classes and dim of the metric",
+            )
+        self._classifier = _Shared(value)
+        self._computed = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A module or parameter must not become part of the metric.
+        if name == "weight":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (..., d) with labels (...) in [0, num_classes) or equal to ignore_index.
+
+        Raises:
+            TypeError: if features are not floating point or labels are not integers.
+            ValueError: if shapes do not fit, a label is out of range, or a feature is not finite;
+                on a GPU the last two come with `compute`.
+        """
+        if isinstance(features, Tensor) and features.dim() > 2 and isinstance(labels, Tensor):
+            if labels.shape != features.shape[:-1]:
+                raise ValueError(
+                    "labels must have one entry per feature, got shape "
+                    f"{tuple(labels.shape)} for features of shape {tuple(features.shape)}"
+                )
+            features, labels = features.flatten(0, -2), labels.flatten()
+        check_matrix("features", features, columns=self.dim, why="dim of the metric")
+        if self.ignore_index is not None:
+            kept = labels != self.ignore_index
+            features, labels = features[kept], labels[kept]
+        if self._recent is None:
+            recent = StatisticsAccumulator(
+                self.num_classes, self.dim, scatter=self.scatter, device=self._packed.device
+            )
+        else:
+            recent = self._recent
+        recent.update(directions(features) if self.normalize else features, labels)
+        self._recent = recent
+
+    def compute(self) -> dict[str, Tensor]:
+        """The metrics of everything seen, by all processes, as 0-d tensors by key."""
+        statistics, weight = self.statistics, self.weight
+        if weight is not None and not isinstance(weight, Tensor):
+            weight = check_matrix("weight", weight.weight, rows=self.num_classes, columns=self.dim)
+        keys = self.metrics
+        if keys is None:
+            keys = self._checked_keys(
+                metric.key for metric in METRICS if not self._reason_against(metric, weight)
+            )
+        elif weight is None and (lacking := [k for k in keys if "weight" in _ROWS[k].needs]):
+            raise ValueError(f"weight must be given for {', '.join(lacking)}; assign it first")
+        others = {key: "not asked for" for key in _ROWS if key not in keys}
+        values, _ = evaluate(statistics, weight, global_mean=self.global_mean, known=others)
+        return {key: statistics.means.new_tensor(values[key]) for key in keys}
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw one result of `compute`, a list of them, or by default the present one.
+
+        Returns:
+            (figure, axes) of matplotlib.
+
+        Raises:
+            ModuleNotFoundError: if matplotlib is not installed.
+        """
+        return self._plot(val, ax)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        # Moves, but never rounds: counts and squares do not survive half precision.
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), *args, **kwargs)
+
+    def _unpacked(self, vector: Tensor) -> ClassStatistics:
+        return _unpack(vector, self.num_classes, self.dim)
+
+    def _checked_keys(self, keys: Any) -> tuple[str, ...]:
+        if isinstance(keys, str):
+            raise TypeError(f"metrics must be a sequence of keys, got the text {keys!r}")
+        keys = tuple(keys)
+        for key in keys:
+            if key not in _ROWS:
+                raise ValueError(f"metrics must be keys of METRICS, got {key!r}; one of {[*_ROWS]}")
+            if "features" in _ROWS[key].needs:
+                raise ValueError(
+                    f"metrics must not hold {key!r}, which takes a second look at the features; "
+                    "use neuralcollapse.measure"
+                )
+            if "scatter" in _ROWS[key].needs and not self.scatter:
+                raise ValueError(f"metrics must not hold {key!r} with scatter=False; it needs it")
+        return keys
+
+    def _reason_against(self, metric: Any, weight: Tensor | None) -> bool:
+        return (
+            "features" in metric.needs
+            or ("scatter" in metric.needs and not self.scatter)
+            or ("weight" in metric.needs and weight is None)
+            or (metric.most_classes is not None and self.num_classes > metric.most_classes)
+        )
+
+
+class _Shared:
+    """Holds what copies of its owner have in common."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __deepcopy__(self, memo: Any) -> "_Shared":
+        return self
+
+
+_ROWS = {metric.key: metric for metric in METRICS}
+
+
+def _pack(statistics: ClassStatistics) -> Tensor:
+    """Counts, spread, means (zero where a class was never seen) and scatter in one vector."""
+    means = torch.where(statistics.seen[:, None], statistics.means, 0.0)
+    scatter = [] if statistics.scatter is None else [statistics.scatter.flatten()]
+    counts = statistics.counts.to(means.dtype)  # exact up to 2^53
+    return torch.cat([counts, statistics.spread, means.flatten(), *scatter])
+
+
+def _unpack(vector: Tensor, num_classes: int, dim: int) -> ClassStatistics:
+    """The inverse of `_pack`."""
+    sizes = [num_classes, num_classes, num_classes * dim]
+    counts, spread, means, scatter = vector.split([*sizes, len(vector) - sum(sizes)])
+    means = means.reshape(num_classes, dim)
+    means = torch.where((counts > 0)[:, None], means, torch.nan)
+    square = scatter.reshape(dim, dim) if len(scatter) else None
+    return ClassStatistics(counts.long(), means, spread, square)
+
+
+def _merged(vectors: Tensor, num_classes: int, dim: int) -> Tensor:
+    """The state of all data whose states are the rows."""
+    parts = (_unpack(vector, num_classes, dim) for vector in vectors)
+    return _pack(functools.reduce(ClassStatistics.merge, parts))

@@ -1,0 +1,332 @@
+"""Neural collapse while the Trainer of transformers trains: classifiers and language models."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neuralcollapse.batches import run_model, split_batch
+from neuralcollapse.heads import AbstractHead
+from neuralcollapse.integrations.extra import base_class
+from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.processes import num_processes
+from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.statistics import GlobalMean
+from neuralcollapse.tap import FeatureTap
+
+Task = Literal["sequences", "tokens", "next_tokens"]
+
+_IGNORED = -100
+_TASKS: dict[str, Task] = {
+    "ForCausalLM": "next_tokens",
+    "LMHeadModel": "next_tokens",
+    "ForMaskedLM": "tokens",
+    "ForTokenClassification": "tokens",
+}
+_Callback = base_class("CollapseCallback", ("transformers",), "TrainerCallback", "transformers")
+
+
+class CollapseCallback(_Callback):
+    """Measures neural collapse at the end of training epochs and logs it.
+
+        trainer.add_callback(CollapseCallback(trainer))
+
+    Measures what the Trainer trains and evaluates on by `measure_transformer`, in evaluation mode
+    and without gradients, and hands `collapse/train/nc1`, `collapse/eval/nc1` and so on, and the
+    accuracy, to the Trainer's `log`, which passes them to all its reporters. Metrics without a
+    value are left out. Of several processes, each measures its part and all log the result of the
+    whole. Models whose parameters are sharded over processes cannot be measured.
+
+    Args:
+        trainer: whose `log` is called, and whose evaluation set is measured even before the first
+            evaluation; without it, values go into `state.log_history` only.
+        epochs: n for every n-th, or the epochs themselves, counted from 1 as the logs count them,
+            or a function from the epoch to whether it is measured.
+        task: as of `measure_transformer`.
+        vocabulary: as of `measure_transformer`.
+        layer: as of `measure_transformer`.
+        loaders: what to measure, by name, instead of the Trainer's data.
+        prefix: of the names logged.
+        metrics: keys to log, "accuracy" among them; by default all.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+
+    Attributes:
+        latest: the last measurement of each loader by name.
+    """
+
+    def __init__(
+        self,
+        trainer: Any = None,
+        *,
+        epochs: int | Sequence[int] | Callable[[int], bool] = 1,
+        task: Task | None = None,
+        vocabulary: Tensor | Sequence[int] | None = None,
+        layer: str | None = None,
+        loaders: Mapping[str, Iterable[Any]] | None = None,
+        prefix: str = "collapse",
+        metrics: Sequence[str] | None = None,
+        normalize: bool = False,
+        global_mean: GlobalMean = "class",
+    ):
+        super().__init__()
+        if not callable(epochs):
+            if isinstance(epochs, Sequence):
+                epochs = tuple(check_integer("epochs", epoch, 1) for epoch in epochs)
+            else:
+                epochs = check_integer("epochs", epochs, 1)
+        if task is not None:
+            check_choice("task", task, ("sequences", "tokens", "next_tokens"))
+        self.trainer, self.epochs, self.loaders = trainer, epochs, loaders
+        self.prefix, self.metrics = prefix, metrics
+        self.options: dict[str, Any] = {
+            "task": task,
+            "vocabulary": vocabulary,
+            "layer": layer,
+            "normalize": normalize,
+            "global_mean": check_choice("global_mean", global_mean, ("class", "sample")),
+        }
+        self.latest: dict[str, Measurement] = {}
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure and log, if it is an epoch to be measured."""
+        epoch = round(state.epoch)
+        if not self._is_due(epoch):
+            return
+        for name, loader in self._loaders(given).items():
+            measurement = measure_transformer(
+                given["model"],
+                loader,
+                split=name,
+                distributed=num_processes() > 1,
+                **self.options,
+            )
+            self.latest[name] = measurement
+            values = self._values(name, measurement)
+            if self.trainer is not None:
+                self.trainer.log(values)
+            else:
+                state.log_history.append(
+                    {**values, "epoch": state.epoch, "step": state.global_step}
+                )
+
+    def _is_due(self, epoch: int) -> bool:
+        if isinstance(self.epochs, int):
+            return epoch % self.epochs == 0
+        return self.epochs(epoch) if callable(self.epochs) else epoch in self.epochs
+
+    def _loaders(self, given: Mapping[str, Any]) -> dict[str, Iterable[Any]]:
+        if self.loaders is not None:
+            return dict(self.loaders)
+        evaluation = given.get("eval_dataloader")
+        if evaluation is None and getattr(self.trainer, "eval_dataset", None) is not None:
+            evaluation = self.trainer.get_eval_dataloader()
+        loaders = {"train": given.get("train_dataloader"), "eval": evaluation}
+        return {name: loader for name, loader in loaders.items() if loader is not None}
+
+    def _values(self, name: str, measurement: Measurement) -> dict[str, float]:
+        values = dict(measurement.metrics)
+        if measurement.accuracy is not None:
+            values["accuracy"] = measurement.accuracy
+        return {
+            f"{self.prefix}/{name}/{key}": value
+            for key, value in values.items()
+            if math.isfinite(value) and (self.metrics is None or key in self.metrics)
+        }
+
+
+def measure_transformer(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    task: Task | None = None,
+    vocabulary: Tensor | Sequence[int] | None = None,
+    layer: str | None = None,
+    device: torch.device | str | None = None,
+    normalize: bool = False,
+    global_mean: GlobalMean = "class",
+    split: str | None = None,
+    distributed: bool = False,
+) -> Measurement:
+    """Measure a transformer that classifies sequences or tokens, or predicts the next token.
+
+    The classifier is what the model gives as its output embeddings, tied to the input embeddings
+    or not, and else its last linear layer. Samples labelled -100 are left out. With a vocabulary,
+    accuracy and `nc4_disagreement` are those of a choice among its tokens.
+
+    Args:
+        model: of transformers, or like one: called by the names in a batch.
+        loader: batches that are dictionaries with labels (N,) or (N, T).
+        task: "sequences" for one class per sequence, "tokens" for one per token, "next_tokens" for
+            causal language models, where the features at a token go with the label of the next;
+            by default as the name of the model's class tells (`...ForCausalLM`, `...LMHeadModel`,
+            `...ForMaskedLM`, `...ForTokenClassification`; any other classifies sequences).
+        vocabulary: (K,), the labels that are to be the classes, in this order; samples with other
+            labels are left out. By default all.
+        layer: dotted name of the classifier.
+        device: where to run; by default where the model is.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        split: what the data is, for the record, e.g. "train".
+        distributed: the loader holds one process's part of the data.
+
+    Raises:
+        TypeError: if the loader does not yield dictionaries with labels.
+        ValueError: if the vocabulary does not fit, or as of `neuralcollapse.measure`.
+
+    Example:
+        >>> class TinyForCausalLM(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.embed, self.lm_head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        ...         self.lm_head.weight = self.embed.weight
+        ...
+        ...     def forward(self, input_ids):
+        ...         return self.lm_head(self.embed(input_ids))
+        >>> tokens = torch.tensor([[1, 2, 1, 3, 1, 2], [2, 1, 3, 1, 2, 3]])
+        >>> batch = {"input_ids": tokens, "labels": tokens}
+        >>> measure_transformer(TinyForCausalLM(), [batch], vocabulary=[1, 2, 3]).counts
+        (4, 3, 3)
+    """
+    task = _task_of(model) if task is None else task
+    check_choice("task", task, ("sequences", "tokens", "next_tokens"))
+    layer = layer if layer is not None else _output_embeddings(model)
+    view = _View(model, layer, task, vocabulary)
+    return measure(
+        view,
+        _Labelled(loader, view),
+        layer="head",
+        device=device,
+        normalize=normalize,
+        global_mean=global_mean,
+        split=split,
+        distributed=distributed,
+        progress=False,
+    )
+
+
+def _task_of(model: nn.Module) -> Task:
+    """What the name of the model's class says."""
+    name = type(model).__name__
+    for end, task in _TASKS.items():
+        if name.endswith(end):
+            return task
+    return "sequences"
+
+
+def _output_embeddings(model: nn.Module) -> str | None:
+    """The name of the layer that the model calls its output embeddings, if it is linear."""
+    find = getattr(model, "get_output_embeddings", None)
+    layer = find() if callable(find) else None
+    if not isinstance(layer, nn.Linear):
+        return None
+    return next((name for name, module in model.named_modules() if module is layer), None)
+
+
+class _Rows(AbstractHead):
+    """Some rows of a classifier; what enters it is read, so it need not decide."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def operands(
+        self, features: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return features, self.weight, self.bias
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+class _View(nn.Module):
+    """A transformer as a model whose head receives the features that labels go with."""
+
+    def __init__(self, model: nn.Module, layer: str | None, task: Task, vocabulary: Any):
+        super().__init__()
+        self.model, self.task = model, task
+        self.tap = FeatureTap(model, layer)
+        weight, bias = self.tap.weight, self.tap.bias
+        self.width = len(weight)
+        self.classes = _classes(vocabulary, self.width)
+        if self.classes is not None:
+            weight = weight[self.classes.to(weight.device)]
+            bias = None if bias is None else bias[self.classes.to(weight.device)]
+        self.head = _Rows(weight, bias)
+
+    def forward(self, **fields: Any) -> Tensor:
+        with self.tap:
+            run_model(self.model, fields, self.head.weight.device)
+            features = self.tap.take(tokens=True)
+        if self.task == "sequences" and features.dim() == 3:
+            features = _last_tokens(self.model, features, fields)
+        return self.head(features)
+
+    def labels_of(self, labels: Tensor) -> Tensor:
+        """The labels that go with the features: shifted, and numbered as the vocabulary says."""
+        if self.task == "next_tokens":
+            last = torch.full_like(labels[..., :1], _IGNORED)
+            labels = torch.cat([labels[..., 1:], last], dim=-1)
+        if self.classes is None:
+            return labels
+        outside = (labels != _IGNORED) & ((labels < 0) | (labels >= self.width))
+        if bool(outside.any()):
+            raise ValueError(
+                f"labels must lie in [0, {self.width}) or be {_IGNORED}, got "
+                f"{int(labels[outside][0])}; is it the tokeniser of this model?"
+            )
+        places = torch.full((self.width,), _IGNORED, dtype=torch.int64)
+        places[self.classes] = torch.arange(len(self.classes))
+        places = places.to(labels.device)
+        return torch.where(labels < 0, _IGNORED, places[labels.clamp(min=0)])
+
+
+class _Labelled:
+    """Batches with the labels that a view goes with, as often as wanted."""
+
+    def __init__(self, loader: Iterable[Any], view: _View):
+        self._loader, self._view = loader, view
+
+    def __iter__(self) -> Iterator[tuple[Mapping[str, Any], Tensor]]:
+        for batch in self._loader:
+            fields, labels = split_batch(batch)
+            if not isinstance(fields, Mapping):
+                raise TypeError(
+                    "loader must yield dictionaries with labels, got a "
+                    f"{type(batch).__name__}; use neuralcollapse.measure"
+                )
+            yield fields, self._view.labels_of(labels)
+
+
+def _last_tokens(model: nn.Module, features: Tensor, fields: Mapping[str, Any]) -> Tensor:
+    """(N, d), the features of the last token of each sequence that is no padding."""
+    padding = getattr(getattr(model, "config", None), "pad_token_id", None)
+    tokens = fields.get("input_ids")
+    if padding is None or tokens is None:
+        return features[:, -1]
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    last = torch.where(tokens != padding, places, -1).argmax(1).to(features.device)
+    return features[torch.arange(len(features), device=features.device), last]
+
+
+def _classes(vocabulary: Any, width: int) -> Tensor | None:
+    """(K,), the labels of a vocabulary, checked."""
+    if vocabulary is None:
+        return None
+    classes = torch.as_tensor(vocabulary).cpu()
+    if classes.dim() != 1 or classes.dtype not in (torch.int64, torch.int32) or not len(classes):
+        raise ValueError(
+            "vocabulary must be a sequence of integers, one for each class, got shape "
+            f"{tuple(classes.shape)} of {str(classes.dtype).removeprefix('torch.')}"
+        )
+    if int(classes.min()) < 0 or int(classes.max()) >= width:
+        raise ValueError(
+            f"vocabulary must lie in [0, {width}), the rows of the classifier, got values from "
+            f"{int(classes.min())} to {int(classes.max())}"
+        )
+    if len(classes.unique()) < len(classes):
+        raise ValueError("vocabulary must name each label once, got some twice")
+    return classes.long()

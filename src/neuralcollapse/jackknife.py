@@ -1,0 +1,121 @@
+"""How sure is a metric? Intervals from statistics of parts of the data, without another pass."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import t as student
+from torch import Tensor
+
+from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.scalars import check_number
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with what is known of its error.
+
+    Attributes:
+        value: of all data together.
+        standard_error: of that value, by the jackknife.
+        low: lower end of the interval; a metric's own bounds do not cut it.
+        high: upper end.
+    """
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+
+
+def jackknife_intervals(
+    parts: Sequence[ClassStatistics],
+    weight: Tensor | None = None,
+    *,
+    metrics: Sequence[str] | None = None,
+    global_mean: GlobalMean = "class",
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """Intervals of metrics by leaving out one part of the data at a time.
+
+        pseudo_j = h_j * value - (h_j - 1) * value_without_j,  h_j = N / n_j
+        standard_error^2 = mean_j((pseudo_j - mean_pseudo)^2 / (h_j - 1))
+
+    with mean_pseudo = sum_j(value - (1 - n_j / N) * value_without_j), the delete-a-group jackknife
+    for parts of unequal size (Busing, Meijer, van der Leeden 1999), and Student's quantile with one
+    degree of freedom fewer than there are parts. Parts should be alike and independent: shards of
+    shuffled data, 10 to 20 of them. Metrics that look at single features have no interval, nor have
+    those that are undefined with or without a part.
+
+    Blind to bias: a metric that is off by as much in every part, as NC1 is for few samples per
+    class, is off in its interval too.
+
+    Args:
+        parts: statistics of parts of the data, at least two with samples.
+        weight: (K, d), the classifier, taken as given; without it, its metrics are left out.
+        metrics: keys of the metrics; by default all.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        confidence: in (0, 1), how often such intervals are to hold the truth.
+
+    Raises:
+        ValueError: if fewer than two parts have samples, parts do not fit together, or a key is no
+            metric.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> labels = torch.arange(400) % 4
+        >>> features = torch.eye(4)[labels] + 0.3 * torch.randn(400, 4, generator=generator)
+        >>> parts = [
+        ...     ClassStatistics.from_features(features[j::10], labels[j::10], 4) for j in range(10)
+        ... ]
+        >>> interval = jackknife_intervals(parts)["cdnv"]
+        >>> interval.low < interval.value < interval.high
+        True
+    """
+    confidence = check_number("confidence", confidence, minimum=0, exclusive=True)
+    if confidence >= 1:
+        raise ValueError(f"confidence must be below 1, got {confidence:g}")
+    known = {metric.key for metric in METRICS}
+    for key in metrics or ():
+        if key not in known:
+            raise ValueError(f"metrics must be keys of METRICS, got {key!r}")
+    parts = [part for part in parts if part.num_samples]
+    if len(parts) < 2:
+        raise ValueError(
+            f"parts must be at least two with samples, got {len(parts)}; cut the data into 10 to 20"
+        )
+    others = {} if metrics is None else dict.fromkeys(known - {*metrics}, "not asked for")
+
+    def values_of(statistics: ClassStatistics) -> dict[str, float]:
+        return evaluate(statistics, weight, global_mean=global_mean, known=others)[0]
+
+    # All before a part, merged with all behind it: 3 merges a part, however many there are.
+    before = list(itertools.accumulate(parts, ClassStatistics.merge))
+    behind = list(itertools.accumulate(reversed(parts), ClassStatistics.merge))[::-1]
+    middle = [one.merge(two) for one, two in zip(before[:-2], behind[2:], strict=True)]
+    values = values_of(before[-1])
+    without = [values_of(rest) for rest in (behind[1], *middle, before[-2])]
+    sizes = [part.num_samples for part in parts]
+    quantile = float(student.ppf((1 + confidence) / 2, len(parts) - 1))
+    intervals = {}
+    for key, value in values.items():
+        error = _standard_error(value, [one[key] for one in without], sizes)
+        if math.isfinite(error):
+            reach = quantile * error
+            intervals[key] = Interval(value, error, value - reach, value + reach)
+    return intervals
+
+
+def _standard_error(value: float, without: Sequence[float], sizes: Sequence[int]) -> float:
+    """The jackknife's, from the values without each part; nan if one is not a number."""
+    total, number = sum(sizes), len(sizes)
+    # Around the value itself, so that tiny differences of large numbers keep their digits.
+    centre = sum((1 - n / total) * (value - w) for n, w in zip(sizes, without, strict=True))
+    variance = 0.0
+    for n, w in zip(sizes, without, strict=True):
+        ratio = total / n
+        variance += ((ratio - 1) * (value - w) - centre) ** 2 / (ratio - 1)
+    return math.sqrt(variance / number)

@@ -1,0 +1,336 @@
+"""Features in many files: read one at a time, merged, and measured as if they were one."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralcollapse.checks import (
+    check_finite,
+    check_label_range,
+    check_labels,
+    check_matrix,
+    check_vector,
+)
+from neuralcollapse.files import read_npz, read_tensors
+from neuralcollapse.jackknife import Interval, jackknife_intervals
+from neuralcollapse.measurement import Measurement, as_tensor, conclude, second_look
+from neuralcollapse.sphere import directions
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
+
+# Enough for an interval, few enough to keep.
+_MOST_PARTS = 20
+# With fewer files, the samples of each are dealt to the parts instead.
+_LEAST_FILES = 10
+# A larger label is a mistake rather than a class, unless num_classes says otherwise.
+_MOST_CLASSES = 1 << 24
+SUFFIXES = (".npz", ".parquet", ".safetensors")
+
+
+@dataclass(frozen=True)
+class ShardMeasurement:
+    """What was measured over files.
+
+    Attributes:
+        measurement: of all samples of the files that were read.
+        files: that were read.
+        skipped: reason by file, for those that were left out.
+        intervals: by key of the metric; empty without the jackknife.
+    """
+
+    measurement: Measurement
+    files: tuple[Path, ...]
+    skipped: dict[Path, str]
+    intervals: dict[str, Interval] = field(default_factory=dict)
+
+
+def shard_files(patterns: Sequence[str | Path]) -> list[Path]:
+    """The files that paths and patterns such as 'shards/*.safetensors' name, each once.
+
+    Raises:
+        ValueError: if a pattern names no file.
+
+    Example:
+        >>> shard_files(["features.npz", "features.npz"])
+        [PosixPath('features.npz')]
+    """
+    files: dict[Path, None] = {}
+    for pattern in map(str, patterns):
+        found = [pattern]
+        if glob.has_magic(pattern) and not Path(pattern).exists():
+            found = sorted(glob.glob(pattern, recursive=True))
+            if not found:
+                raise ValueError(f"{pattern} must name at least one file, got none")
+        files.update(dict.fromkeys(map(Path, found)))
+    return list(files)
+
+
+def read_features(file: Path) -> dict[str, Any]:
+    """The arrays of a file by name, `features` and `labels` among them.
+
+    Raises:
+        ValueError: if the file is missing, damaged, of another kind, or lacks one of the two.
+    """
+    arrays = read_arrays(file)
+    for name in ("features", "labels"):
+        if name not in arrays:
+            held = ", ".join(sorted(arrays)) or "nothing"
+            raise ValueError(f"{file} must hold the array {name!r}, it holds {held}")
+    return arrays
+
+
+def read_arrays(file: Path) -> dict[str, Any]:
+    """The arrays of a .npz or .safetensors file, or `features` and `labels` of a .parquet file."""
+    if file.suffix == ".npz":
+        return dict(read_npz(file))
+    if file.suffix == ".safetensors":
+        return dict(read_tensors(file)[0])
+    if file.suffix == ".parquet":
+        return _read_parquet(file)
+    raise ValueError(f"{file} must be a .npz, .safetensors or .parquet file")
+
+
+def measure_shards(
+    files: Sequence[str | Path],
+    weight: Any = None,
+    bias: Any = None,
+    num_classes: int | None = None,
+    *,
+    normalize: bool = False,
+    global_mean: GlobalMean = "class",
+    split: str | None = None,
+    skip_bad: bool = False,
+    jackknife: bool = False,
+) -> ShardMeasurement:
+    """Measure features in many files, one in memory at a time.
+
+    Each file is read twice: for the statistics, and, once the class means are known, for accuracy,
+    `nc4_disagreement` and `hug_intra`. A file's statistics count whole or not at all.
+
+    Args:
+        files: .npz, .safetensors or .parquet files with `features` (N, d) and `labels` (N,). One
+            may hold `weight` (K, d) and `bias` (K,); where several do, they must be equal.
+        weight: (K, d), the classifier, instead of the files'.
+        bias: (K,), its bias, or None.
+        num_classes: K; by default the rows of `weight`, or the largest label plus one.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        split: what the data is, for the record, e.g. "train".
+        skip_bad: leave out files that cannot be read or do not fit, and say which and why;
+            otherwise the first one is an error.
+        jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
+            are fewer than 10, samples of each file dealt in turns.
+
+    Raises:
+        ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.torch import save_file
+        >>> folder, labels = tempfile.mkdtemp(), torch.arange(8) % 2
+        >>> for j in range(3):
+        ...     shard = {"features": torch.randn(8, 4) + labels[:, None], "labels": labels}
+        ...     save_file(shard, f"{folder}/{j}.safetensors")
+        >>> measure_shards(shard_files([f"{folder}/*.safetensors"])).measurement.counts
+        (12, 12)
+    """
+    paths = [Path(file) for file in files]
+    if weight is not None:
+        weight = as_tensor("weight", weight)
+    bias = None if bias is None else as_tensor("bias", bias)
+    shards = _Shards(weight, bias, num_classes, normalize)
+    kept: list[Path] = []
+    skipped: dict[Path, str] = {}
+    parts: list[ClassStatistics] = []
+    deal = _MOST_PARTS if jackknife and len(paths) < _LEAST_FILES else 1
+    for path in paths:
+        try:
+            own = shards.statistics(path, deal)
+        except (ValueError, TypeError) as error:
+            if not skip_bad:
+                raise _named(path, error) from None
+            skipped[path] = str(_named(path, error))
+            continue
+        for number, part in enumerate(own):
+            if deal == 1:
+                number = len(kept) % _MOST_PARTS if jackknife else 0
+            _add(parts, number, part)
+        kept.append(path)
+    if not kept or not any(part.num_samples for part in parts):
+        reasons = "; ".join(skipped.values())
+        raise ValueError(
+            "files must hold at least one sample, got none" + (f": {reasons}" if reasons else "")
+        )
+    statistics = _merged(parts)
+    shards.check_classifier(statistics)
+    look = second_look(
+        statistics,
+        shards.weight,
+        shards.bias,
+        shards.batches(kept),
+        normalize=normalize,
+        global_mean=global_mean,
+    )
+    measurement = conclude(
+        statistics,
+        shards.weight,
+        shards.bias,
+        look,
+        normalize=normalize,
+        global_mean=global_mean,
+        split=split,
+        layer=None,
+    )
+    intervals = {}
+    if jackknife:
+        wide = [_padded(part, statistics.num_classes) for part in parts]
+        intervals = jackknife_intervals(wide, shards.weight, global_mean=global_mean)
+    return ShardMeasurement(measurement, tuple(kept), skipped, intervals)
+
+
+class _Shards:
+    """What the files have in common: their width, and a classifier that one of them may hold."""
+
+    def __init__(
+        self, weight: Tensor | None, bias: Tensor | None, num_classes: int | None, normalize: bool
+    ):
+        self.weight, self.bias = weight, bias
+        self._given = weight is not None
+        self._num_classes, self._normalize = num_classes, normalize
+        self._dim = None if weight is None else weight.shape[-1]
+
+    def statistics(self, path: Path, deal: int) -> list[ClassStatistics]:
+        """Those of a file's samples, dealt in turns to so many parts."""
+        arrays = read_features(path)
+        features, labels = self._samples(arrays)
+        weight, bias = (self._classifier_of(arrays)) if not self._given else (None, None)
+        most = int(labels.max()) + 1 if len(labels) else 1
+        fixed = self._num_classes or (None if self.weight is None else len(self.weight))
+        if fixed is None and weight is not None:
+            fixed = len(weight)
+        if fixed is not None:
+            check_label_range(labels, fixed)
+        elif most > _MOST_CLASSES:
+            raise ValueError(
+                f"labels must lie below {_MOST_CLASSES} where num_classes is not given, got "
+                f"{most - 1}; pass num_classes if that is meant"
+            )
+        shown = directions(features) if self._normalize else features
+        parts = []
+        for number in range(deal):
+            accumulator = StatisticsAccumulator(fixed or max(most, 1), features.shape[1])
+            accumulator.update(shown[number::deal], labels[number::deal])
+            parts.append(accumulator.result())
+        # Only now that all of the file is known to be good.
+        self._dim = features.shape[1]
+        if weight is not None:
+            self.weight, self.bias = weight, bias
+        return parts
+
+    def batches(self, paths: Sequence[Path]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples of the files, one file at a time."""
+        for path in paths:
+            yield self._samples(read_features(path))
+
+    def check_classifier(self, statistics: ClassStatistics) -> None:
+        """The classifier must have a row for every class."""
+        if self.weight is not None:
+            rows, why = statistics.num_classes, "num_classes and the width of the features"
+            check_matrix("weight", self.weight, rows=rows, columns=statistics.dim, why=why)
+            check_finite("weight", self.weight)
+        if self.bias is not None:
+            if self.weight is None:
+                raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
+            check_vector("bias", self.bias, len(self.weight), "one per row of weight")
+            check_finite("bias", self.bias)
+
+    def _samples(self, arrays: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        features = check_matrix(
+            "features",
+            as_tensor("features", arrays["features"]),
+            columns=self._dim,
+            why="as in the files before",
+        )
+        return features, check_labels(as_tensor("labels", arrays["labels"]), len(features))
+
+    def _classifier_of(self, arrays: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+        if "weight" not in arrays:
+            return None, None
+        weight = as_tensor("weight", arrays["weight"])
+        bias = as_tensor("bias", arrays["bias"]) if "bias" in arrays else None
+        if self.weight is not None and not (
+            torch.equal(self.weight, weight)
+            and (self.bias is None) == (bias is None)
+            and (bias is None or torch.equal(bias, self.bias))  # pyright: ignore[reportArgumentType]
+        ):
+            raise ValueError(
+                "weight and bias must be those of the files before, got others; give the "
+                "classifier apart from the files"
+            )
+        return weight, bias
+
+
+def _add(parts: list[ClassStatistics], number: int, statistics: ClassStatistics) -> None:
+    """Merge statistics into a part, the next new one included."""
+    if number == len(parts):
+        parts.append(statistics)
+    else:
+        parts[number] = _merged([parts[number], statistics])
+
+
+def _merged(parts: Sequence[ClassStatistics]) -> ClassStatistics:
+    """All of them together, with as many classes as the one that has most."""
+    most = max(part.num_classes for part in parts)
+    whole = _padded(parts[0], most)
+    for part in parts[1:]:
+        whole = whole.merge(_padded(part, most))
+    return whole
+
+
+def _padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
+    """The same with classes never seen behind."""
+    more = num_classes - statistics.num_classes
+    if not more:
+        return statistics
+    missing = statistics.means.new_full((more, statistics.dim), torch.nan)
+    return ClassStatistics(
+        torch.cat([statistics.counts, statistics.counts.new_zeros(more)]),
+        torch.cat([statistics.means, missing]),
+        torch.cat([statistics.spread, statistics.spread.new_zeros(more)]),
+        statistics.scatter,
+    )
+
+
+def _named(path: Path, error: Exception) -> ValueError:
+    text = str(error)
+    return ValueError(text if str(path) in text else f"{path}: {text}")
+
+
+def _read_parquet(file: Path) -> dict[str, Any]:
+    try:
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            f"{file} needs the extra parquet, but pyarrow cannot be imported ({error}); "
+            "install it with pip install 'neuralcollapse[parquet]'"
+        ) from None
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist")
+    try:
+        table = parquet.read_table(file, columns=["features", "labels"])
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        labels, features = columns["labels"].to_numpy(zero_copy_only=False), columns["features"]
+        if features.null_count or columns["labels"].null_count:
+            raise ValueError("it has missing values")
+        values = features.flatten().to_numpy(zero_copy_only=False)
+        if len(set(features.value_lengths().to_pylist())) > 1:
+            raise ValueError("features differ in width")
+        return {"features": values.reshape(len(labels), -1), "labels": labels}
+    # The parsers of columns throw a dozen kinds at damaged bytes.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{file} is not a readable .parquet file: {reason}") from None

@@ -1,0 +1,249 @@
+"""The callback of Lightning, under a small Trainer that has the same hooks and attributes.
+
+Where Lightning itself is installed, one test runs its Trainer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from neuralcollapse import measure
+
+ADAPTER = "neuralcollapse.integrations.lightning"
+GENERATOR = torch.Generator().manual_seed(0)
+LABELS = torch.arange(60) % 3
+INPUTS = torch.randn(60, 4, generator=GENERATOR) + 2 * torch.eye(3, 4)[LABELS]
+
+
+class Callback:
+    """What Lightning's base class is for a callback: hooks that do nothing."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None: ...
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None: ...
+
+
+@pytest.fixture(params=["lightning.pytorch", "pytorch_lightning"])
+def adapter(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The adapter's module, imported beside a stand-in for one of the two packages."""
+    kept = dict(sys.modules)
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType]
+    stand_in = ModuleType(request.param)
+    stand_in.Callback = Callback  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules[request.param] = stand_in
+    if request.param == "lightning.pytorch":
+        sys.modules["lightning"] = ModuleType("lightning")
+    sys.modules.pop(ADAPTER, None)
+    yield importlib.import_module(ADAPTER)
+    sys.modules.clear()
+    sys.modules.update(kept)
+
+
+class Module(nn.Module):
+    """A user's module: it knows nothing of this library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))
+        self.logged: list[dict[str, float]] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model(inputs)
+
+    def log_dict(self, values: dict[str, float], *, on_step: bool, on_epoch: bool) -> None:
+        assert on_epoch
+        assert not on_step
+        self.logged.append(values)
+
+
+def loader(shuffle: bool = False) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(INPUTS, LABELS), batch_size=16, shuffle=shuffle)
+
+
+def fit(callback: Any, module: Module, epochs: int = 3, **loaders: Any) -> Any:
+    """The hooks that a fit calls, in its order, with the attributes that it has then."""
+    trainer = SimpleNamespace(
+        max_epochs=epochs,
+        current_epoch=0,
+        sanity_checking=False,
+        train_dataloader=loaders.get("train", loader(shuffle=True)),
+        val_dataloaders=loaders.get("val", loader()),
+    )
+    callback.on_fit_start(trainer, module)
+    for epoch in range(epochs):
+        trainer.current_epoch = epoch
+        module.train()
+        callback.on_train_epoch_end(trainer, module)
+        assert module.training
+        assert module.model[2].training
+    return trainer
+
+
+def epochs_of(module: Module) -> int:
+    return len(module.logged) // 2
+
+
+def test_it_logs_what_measuring_gives(adapter: Any) -> None:
+    module = Module()
+    callback: Any = adapter.CollapseCallback()
+    assert adapter.CollapseCallback.__mro__[1] is Callback
+    fit(callback, module, epochs=1)
+    wanted = measure(module.model, loader())
+    train, val = module.logged
+    assert {f"collapse/val/{key}" for key in wanted.metrics} | {"collapse/val/accuracy"} == {*val}
+    for key, value in wanted.metrics.items():
+        assert val[f"collapse/val/{key}"] == value
+        # Other batches: the order of sums differs.
+        assert train[f"collapse/train/{key}"] == pytest.approx(value, rel=1e-4, abs=1e-6)
+    assert callback.latest["val"].conventions["split"] == "val"
+
+
+@pytest.mark.parametrize(
+    "epochs, measured",
+    [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), ([0, 3], [0, 3]), (lambda epoch: epoch == 2, [2])],
+)
+def test_epochs_are_chosen(adapter: Any, epochs: Any, measured: list[int]) -> None:
+    module = Module()
+    fit(adapter.CollapseCallback(epochs), module, epochs=5)
+    assert epochs_of(module) == len(measured)
+
+
+def test_training_is_not_disturbed(adapter: Any) -> None:
+    module = Module()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    torch.manual_seed(0)
+    fit(adapter.CollapseCallback(), module)
+    drawn = torch.rand(1)
+    assert torch.equal(drawn, torch.rand(1, generator=torch.Generator().manual_seed(0)))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_names_of_several_loaders(adapter: Any) -> None:
+    module = Module()
+    callback = adapter.CollapseCallback(metrics=["nc1", "accuracy"], prefix="nc")
+    fit(callback, module, 1, train=[loader()], val=[loader(), loader()])
+    assert [*module.logged[0]] == ["nc/train/nc1", "nc/train/accuracy"]
+    assert [*module.logged[2]] == ["nc/val/1/nc1", "nc/val/1/accuracy"]
+    module = Module()
+    fit(callback, module, 1, train={"a": loader(), "b": loader()}, val=None)
+    assert [next(iter(values)) for values in module.logged] == ["nc/train/a/nc1", "nc/train/b/nc1"]
+
+
+def test_loaders_of_ones_own_and_few_batches(adapter: Any) -> None:
+    module = Module()
+    callback = adapter.CollapseCallback(loaders={"probe": loader()}, batches=2)
+    fit(callback, module, 1)
+    assert [*callback.latest] == ["probe"]
+    assert sum(callback.latest["probe"].counts) == 32
+
+
+def test_a_module_without_forward_names_its_network(adapter: Any) -> None:
+    module = Module()
+    module.forward = None  # pyright: ignore[reportAttributeAccessIssue]
+    fit(adapter.CollapseCallback(network="model"), module, 1)
+    assert len(module.logged) == 2
+    with pytest.raises(ValueError, match=r"network must name a part .* 'net'; it holds model"):
+        fit(adapter.CollapseCallback(network="net"), module, 1)
+
+
+def test_undefined_metrics_are_not_logged(adapter: Any) -> None:
+    module = Module()
+    one_class = DataLoader(TensorDataset(INPUTS[LABELS == 0], LABELS[LABELS == 0]), batch_size=8)
+    fit(adapter.CollapseCallback(), module, 1, train=one_class, val=None)
+    (values,) = module.logged
+    assert "collapse/train/accuracy" in values
+    assert "collapse/train/nc1" not in values
+
+
+def test_inputs_follow_the_precision_of_the_trainer(adapter: Any) -> None:
+    module = Module().bfloat16()
+    callback = adapter.CollapseCallback()
+    trainer = SimpleNamespace(
+        max_epochs=1,
+        current_epoch=0,
+        sanity_checking=False,
+        train_dataloader=loader(),
+        val_dataloaders=None,
+        precision_plugin=SimpleNamespace(
+            convert_input=lambda batch: [batch[0].bfloat16(), batch[1]]
+        ),
+    )
+    callback.on_train_epoch_end(trainer, module)
+    assert "collapse/train/nc1" in module.logged[0]
+
+
+def test_mistakes_are_found_before_training(adapter: Any) -> None:
+    with pytest.raises(ValueError, match="model has no linear layer with 7 outputs"):
+        fit(adapter.CollapseCallback(num_classes=7), Module())
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        adapter.CollapseCallback(0)
+    with pytest.raises(TypeError, match="epochs must be an integer"):
+        adapter.CollapseCallback("all")
+    with pytest.raises(ValueError, match="global_mean must be one of"):
+        adapter.CollapseCallback(global_mean="mode")
+    with pytest.raises(ValueError, match="batches must be at least 1"):
+        adapter.CollapseCallback(batches=0)
+
+
+def test_without_lightning_the_error_names_it() -> None:
+    kept = dict(sys.modules)
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType]
+    sys.modules.pop(ADAPTER, None)
+    try:
+        module = importlib.import_module(ADAPTER)
+        with pytest.raises(
+            ImportError, match=r"CollapseCallback needs lightning.pytorch or pytorch_lightning"
+        ):
+            module.CollapseCallback()
+    finally:
+        sys.modules.clear()
+        sys.modules.update(kept)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_under_the_trainer_of_lightning(tmp_path: Any) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+    from neuralcollapse.integrations.lightning import CollapseCallback
+
+    class Lit(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layer(inputs)
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, index: int) -> None: ...
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=[CollapseCallback()],
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        logger=False,
+    )
+    module = Lit()
+    trainer.fit(module, loader(shuffle=True), loader())
+    wanted = measure(module.layer, loader())
+    for key in ("nc1", "nc3_duality"):
+        value = float(trainer.callback_metrics[f"collapse/val/{key}"])
+        assert value == pytest.approx(wanted[key], rel=1e-4)

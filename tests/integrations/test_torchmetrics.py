@@ -1,0 +1,404 @@
+"""The metric of torchmetrics: whatever the library does with its state, the numbers stay."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from cases import World, world_cases
+from neuralcollapse import METRICS, ClassStatistics, LinearHead, measure_features
+from neuralcollapse.integrations.torchmetrics import NeuralCollapse
+from neuralcollapse.metrics.table import evaluate
+
+SECOND_LOOK = {"nc4_disagreement", "hug_intra"}
+# Merging in another order rounds otherwise; double precision, well conditioned worlds.
+ROUNDING = 1e-9
+
+
+def data(count: int = 60, num_classes: int = 5, dim: int = 8, seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (count,), generator=generator)
+    labels[:num_classes] = torch.arange(num_classes)
+    centres = 3 * torch.randn(num_classes, dim, generator=torch.Generator().manual_seed(9))
+    features = centres[labels] + torch.randn(count, dim, generator=generator)
+    return features.double(), labels
+
+
+FEATURES, LABELS = data()
+WEIGHT = torch.randn(5, 8, generator=torch.Generator().manual_seed(5))
+
+
+def metric(**options: Any) -> NeuralCollapse:
+    return NeuralCollapse(5, 8, **{"weight": WEIGHT, **options})
+
+
+def expected(features: Tensor = FEATURES, labels: Tensor = LABELS, **options: Any) -> dict:
+    measured = measure_features(features, labels, WEIGHT, num_classes=5, **options)
+    return {key: value for key, value in measured.metrics.items() if key not in SECOND_LOOK}
+
+
+def assert_values(values: dict[str, Tensor], wanted: dict[str, float]) -> None:
+    assert list(values) == list(wanted)
+    for key, value in values.items():
+        assert value.shape == ()
+        assert value.dtype == torch.float64
+        assert float(value) == pytest.approx(wanted[key], rel=ROUNDING, abs=1e-12, nan_ok=True), key
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_batches_give_what_measuring_all_gives(size: int) -> None:
+    one = metric()
+    for features, labels in zip(FEATURES.split(size), LABELS.split(size), strict=True):
+        one.update(features, labels)
+    assert_values(one.compute(), expected())
+
+
+@pytest.mark.parametrize("world", **world_cases)
+def test_every_world(world: World) -> None:
+    """Minority classes, classes never seen, more classes than d + 1, collapse."""
+    one = NeuralCollapse(world.num_classes, world.features.shape[1], weight=world.weight)
+    one.update(world.features, world.labels)
+    wanted, _ = evaluate(world.statistics(), world.weight)
+    values = one.compute()
+    assert {*values} == {*wanted} - SECOND_LOOK
+    for key, value in values.items():
+        # Where the truth is rounding, its last digits are nobody's: 1e-12 of order-one metrics.
+        assert float(value) == pytest.approx(wanted[key], rel=1e-7, abs=1e-10, nan_ok=True), key
+
+
+def test_looking_in_between_changes_nothing() -> None:
+    one = metric()
+    for features, labels in zip(FEATURES.split(9), LABELS.split(9), strict=True):
+        one.update(features, labels)
+        one.compute()
+    assert_values(one.compute(), expected())
+
+
+def test_forward_gives_the_batch_and_keeps_the_whole() -> None:
+    one = metric()
+    for features, labels in zip(FEATURES.split(20), LABELS.split(20), strict=True):
+        assert_values(one(features, labels), expected(features, labels))
+    assert_values(one.compute(), expected())
+
+
+def test_reset_forgets() -> None:
+    one = metric()
+    one.update(FEATURES + 1, LABELS)
+    one.reset()
+    assert one.statistics.num_samples == 0
+    one.update(FEATURES, LABELS)
+    assert_values(one.compute(), expected())
+
+
+def test_merging_metrics_and_states() -> None:
+    first, second, third = metric(), metric(), metric()
+    first.update(FEATURES[:11], LABELS[:11])
+    second.update(FEATURES[11:50], LABELS[11:50])
+    third.update(FEATURES[50:], LABELS[50:])
+    first.merge_state(second)
+    first.merge_state(third.metric_state)
+    assert_values(first.compute(), expected())
+    assert first.statistics.num_samples == 60
+
+
+def test_a_pickled_or_cloned_metric_goes_on() -> None:
+    one = metric()
+    one.update(FEATURES[:20], LABELS[:20])
+    for other in (pickle.loads(pickle.dumps(one)), one.clone()):
+        other.update(FEATURES[20:], LABELS[20:])
+        assert_values(other.compute(), expected())
+    assert one.statistics.num_samples == 20
+
+
+def test_a_persistent_state_is_in_the_state_dict() -> None:
+    one, other = metric(), metric()
+    assert one.state_dict() == {}
+    one.persistent(True)
+    other.persistent(True)
+    one.update(FEATURES[:20], LABELS[:20])
+    other.load_state_dict(one.state_dict())
+    other.update(FEATURES[20:], LABELS[20:])
+    assert_values(other.compute(), expected())
+
+
+# --- precision and devices ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_features_of_any_precision(dtype: torch.dtype) -> None:
+    one = metric()
+    one.update(FEATURES.to(dtype), LABELS)
+    # Half precision is worked on in float32.
+    for key, value in expected(FEATURES.to(dtype).double()).items():
+        assert float(one.compute()[key]) == pytest.approx(value, rel=1e-4, abs=1e-6), key
+
+
+def test_casting_its_owner_leaves_the_state_in_double() -> None:
+    owner = nn.ModuleDict({"metric": metric(), "layer": nn.Linear(2, 2)})
+    one = owner["metric"]
+    assert isinstance(one, NeuralCollapse)
+    one.update(FEATURES[:30], LABELS[:30])
+    owner.to(torch.bfloat16).half()
+    one.set_dtype(torch.float16)
+    assert one.packed.dtype == torch.float64
+    one.update(FEATURES[30:], LABELS[30:])
+    assert_values(one.compute(), expected())
+
+
+def test_under_autocast() -> None:
+    one = metric()
+    with torch.autocast("cpu", torch.bfloat16):
+        one.update(FEATURES, LABELS)
+        values = one.compute()
+    assert_values(values, expected())
+
+
+def test_moving_moves_the_state() -> None:
+    one = metric().to("meta")
+    assert one.packed.device.type == "meta"
+    assert one.device.type == "meta"
+
+
+def test_collapsed_features_far_from_the_origin() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 5
+    centres = 30 + torch.randn(5, 8, generator=generator)
+    features = centres[labels] + 1e-4 * torch.randn(200, 8, generator=generator)
+    one = metric(weight=None, metrics=["nc1", "cdnv"])
+    for x, y in zip(features.split(16), labels.split(16), strict=True):
+        one.update(x, y)
+        _ = one.packed  # merges at every step
+    truth, _ = evaluate(ClassStatistics.from_features(features.double(), labels, 5))
+    for key, value in one.compute().items():
+        # The residuals of float32 features of size 30 are exact to 1e-6 of 1e-4, and averaged.
+        assert float(value) == pytest.approx(truth[key], rel=1e-3)
+
+
+# --- classifiers --------------------------------------------------------------------------------
+
+
+def test_a_module_is_read_anew_and_is_no_part_of_the_metric() -> None:
+    layer = nn.Linear(8, 5)
+    one = metric(weight=layer, metrics=["nc3_duality"])
+    one.update(FEATURES, LABELS)
+    before = one.compute()["nc3_duality"]
+    assert list(one.parameters()) == []
+    assert list(one.children()) == []
+    with torch.no_grad():
+        layer.weight.copy_(one.statistics.centred_means())
+    copy = one.clone()
+    copy.update(FEATURES, LABELS)
+    # Up to rounding to float32.
+    assert float(copy.compute()["nc3_duality"]) == pytest.approx(0, abs=1e-6)
+    assert float(before) > 0.1
+    assert copy.weight is layer
+
+
+@pytest.mark.parametrize("kind", [LinearHead(5, 8), nn.Parameter(WEIGHT.clone()), WEIGHT])
+def test_a_classifier_assigned_later(kind: Any) -> None:
+    one = metric(weight=None)
+    one.update(FEATURES, LABELS)
+    assert not any(key.startswith(("nc2w", "nc3")) for key in one.compute())
+    one.weight = kind
+    wanted = kind.weight if isinstance(kind, nn.Module) else kind
+    measured = measure_features(FEATURES, LABELS, wanted, num_classes=5)
+    values = one.compute()
+    assert float(values["nc3_duality"]) == pytest.approx(measured["nc3_duality"])
+    assert not any(value.requires_grad for value in values.values())
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+def test_without_scatter_there_is_no_nc1_and_no_square() -> None:
+    one = metric(scatter=False)
+    one.update(FEATURES, LABELS)
+    wanted = expected()
+    del wanted["nc1"]
+    assert_values(one.compute(), wanted)
+    assert len(one.packed) == 5 + 5 + 5 * 8
+
+
+@pytest.mark.parametrize("options", [{"normalize": True}, {"global_mean": "sample"}])
+def test_options_are_those_of_measuring(options: Any) -> None:
+    one = metric(**options)
+    one.update(FEATURES, LABELS)
+    assert_values(one.compute(), expected(**options))
+
+
+def test_tokens_and_an_ignored_label() -> None:
+    labels = LABELS.clone()
+    labels[::4] = -100
+    one = metric(ignore_index=-100)
+    one.update(FEATURES.reshape(6, 10, 8), labels.reshape(6, 10))
+    assert_values(one.compute(), expected(FEATURES[labels >= 0], labels[labels >= 0]))
+
+
+def test_in_a_collection_equal_states_are_shared() -> None:
+    both = MetricCollection(
+        {
+            "class": metric(metrics=["nc1", "nc2_equinorm"]),
+            "sample": metric(metrics=["nc1"], global_mean="sample"),
+            "unit": metric(metrics=["cdnv"], normalize=True),
+        }
+    )
+    for features, labels in zip(FEATURES.split(20), LABELS.split(20), strict=True):
+        both.update(features, labels)
+    assert sorted(len(group) for group in both.compute_groups.values()) == [1, 2]
+    values = both.compute()
+    assert float(values["class_nc1"]) == pytest.approx(expected()["nc1"])
+    assert float(values["sample_nc1"]) == pytest.approx(expected(global_mean="sample")["nc1"])
+    assert float(values["unit_cdnv"]) == pytest.approx(expected(normalize=True)["cdnv"])
+    both.reset()
+    both.update(FEATURES, LABELS)
+    assert float(both.compute()["class_nc1"]) == pytest.approx(expected()["nc1"])
+
+
+def test_more_classes_than_the_slow_margin_allows() -> None:
+    features, labels = data(num_classes=120, count=240)
+    one = NeuralCollapse(120, 8)
+    one.update(features, labels)
+    assert "gnc2_margin" not in one.compute()
+    assert "gnc2_margin" in metric_keys()
+
+
+def test_nothing_seen_is_not_a_number() -> None:
+    one = metric()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        values = one.compute()
+    assert all(bool(value.isnan()) for key, value in values.items() if not key.startswith("nc2w"))
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+BAD = {
+    "no such key": ({"metrics": ["nc7"]}, ValueError, "metrics must be keys of METRICS, got 'nc7'"),
+    "text": ({"metrics": "nc1"}, TypeError, "metrics must be a sequence of keys"),
+    "features": ({"metrics": ["nc4_disagreement"]}, ValueError, "second look"),
+    "scatter": ({"metrics": ["nc1"], "scatter": False}, ValueError, "scatter=False"),
+    "weight": ({"weight": torch.zeros(4, 8)}, ValueError, "weight must have 5 rows"),
+    "mean": ({"global_mean": "mode"}, ValueError, "global_mean must be one of"),
+    "index": ({"ignore_index": "pad"}, TypeError, "ignore_index must be an integer"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options_give_one_sentence(name: str) -> None:
+    options, kind, message = BAD[name]
+    with pytest.raises(kind, match=message):
+        metric(**options)
+
+
+def test_bad_batches_leave_the_state_alone() -> None:
+    one = metric()
+    one.update(FEATURES, LABELS)
+    with pytest.raises(ValueError, match="features must have 8 columns"):
+        one.update(torch.zeros(2, 3), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 5\)"):
+        one.update(torch.zeros(1, 8), torch.tensor([5]))
+    with pytest.raises(ValueError, match="labels must have one entry per feature"):
+        one.update(torch.zeros(2, 3, 8), torch.zeros(3, 2, dtype=torch.long))
+    with pytest.raises(TypeError, match="labels must be integers"):
+        one.update(torch.zeros(1, 8), torch.tensor([0.5]))
+    assert_values(one.compute(), expected())
+
+
+def test_a_weight_that_is_asked_for_and_not_there() -> None:
+    one = metric(weight=None, metrics=["nc3_duality"])
+    one.update(FEATURES, LABELS)
+    with pytest.raises(ValueError, match="weight must be given for nc3_duality"):
+        one.compute()
+
+
+def test_drawing() -> None:
+    one = metric(metrics=["nc1", "cdnv"])
+    one.update(FEATURES, LABELS)
+    try:
+        import matplotlib  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+            one.plot()
+    else:
+        figure, _ = one.plot([one.compute(), one.compute()])
+        assert figure is not None
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['torchmetrics'] = None\n"
+        "try: import neuralcollapse.integrations.torchmetrics\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert "NeuralCollapse needs torchmetrics, which cannot be imported" in done.stdout
+    assert "pip install 'neuralcollapse[torchmetrics]'" in done.stdout
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+PROCESS = """
+import sys, torch, torch.distributed as dist
+from torchmetrics import MetricCollection
+from neuralcollapse import measure_features
+from neuralcollapse.integrations.torchmetrics import NeuralCollapse
+torch.set_num_threads(1)
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+labels = torch.arange(41) % 4
+features = torch.randn(41, 6, generator=torch.Generator().manual_seed(0)).double() + labels[:, None]
+weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+whole = measure_features(features, labels, weight)
+third, first, classes = torch.arange(41) % 3 == 0, torch.arange(41) >= 0, labels < 2
+for split in (third, first, classes):
+    own = split if rank == 0 else ~split
+    both = MetricCollection([NeuralCollapse(4, 6, weight=weight)])
+    for x, y in zip(features[own].split(5), labels[own].split(5)):
+        both.update(x, y)
+    for _ in range(2):
+        values = both.compute()
+        for key, value in values.items():
+            assert abs(value - whole[key]) <= 1e-9 * abs(whole[key]) + 1e-12, (key, value)
+    assert both["NeuralCollapse"].statistics.num_samples == int(own.sum())
+    both.update(features[:1], labels[:1])  # on with the local state
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_processes_with_uneven_shards_get_the_numbers_of_the_whole(tmp_path: Path) -> None:
+    """A third and two thirds; all and nothing; half of the classes each."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [worker.communicate(timeout=200)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    for worker, error in zip(workers, errors, strict=True):
+        assert worker.returncode == 0, error
+
+
+def test_the_table_is_covered() -> None:
+    assert {metric.key for metric in METRICS} == {*metric_keys(), *SECOND_LOOK}
+
+
+def metric_keys() -> list[str]:
+    one = metric()
+    one.update(FEATURES, LABELS)
+    return list(one.compute())

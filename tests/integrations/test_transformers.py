@@ -1,0 +1,346 @@
+"""Transformers, on models that are called as theirs are and a Trainer that calls as theirs does.
+
+Where transformers itself is installed, one test runs its Trainer on a tiny random model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neuralcollapse import Measurement, measure_features
+from neuralcollapse.integrations.transformers import measure_transformer
+
+ADAPTER = "neuralcollapse.integrations.transformers"
+GENERATOR = torch.Generator().manual_seed(0)
+WORDS, WIDTH = 12, 6
+TOKENS = torch.randint(1, WORDS, (20, 9), generator=GENERATOR)
+TOKENS[::2, -3:] = 0  # padding
+MASK = (TOKENS != 0).long()
+LABELS = torch.where(TOKENS == 0, -100, TOKENS)
+CLASSES = torch.arange(20) % 3
+
+
+class Body(nn.Module):
+    """Features (N, T, d) of tokens, each from the tokens up to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(WORDS, WIDTH)
+        self.mix = nn.Linear(WIDTH, WIDTH)
+        with torch.no_grad():
+            self.embed.weight.copy_(torch.randn(WORDS, WIDTH, generator=GENERATOR))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        assert attention_mask is not None
+        hidden = (self.embed(input_ids) * attention_mask[..., None]).cumsum(1)
+        return torch.tanh(self.mix(hidden))
+
+
+class Base(nn.Module):
+    def __init__(self, outputs: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(pad_token_id=0)
+        self.body = Body()
+        self.score = nn.Linear(WIDTH, outputs, bias=bias)
+        self.dropout = nn.Dropout(0.5)
+
+    def get_output_embeddings(self) -> Any:
+        return None
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        assert input_ids is not None
+        assert labels is None
+        return self.decide(self.dropout(self.body(input_ids, attention_mask)))
+
+    def decide(self, hidden: Tensor) -> Tensor:
+        return self.score(hidden)
+
+
+class TinyForCausalLM(Base):
+    """Tied embeddings, and a linear layer behind the head that is not the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__(WORDS, bias=False)
+        self.score.weight = self.body.embed.weight
+        self.value = nn.Linear(WIDTH, WORDS)
+
+    def get_output_embeddings(self) -> Any:
+        return self.score
+
+
+class TinyForTokenClassification(Base):
+    """The same, and a class for each token."""
+
+
+class FirstForSequenceClassification(Base):
+    """As encoders do it: the classifier sees the first token only."""
+
+    def decide(self, hidden: Tensor) -> Tensor:
+        return self.score(hidden[:, 0])
+
+
+class LastForSequenceClassification(Base):
+    """As decoders do it: the classifier sees all tokens, and the last decides."""
+
+
+def language_batches(size: int = 7) -> list[dict[str, Tensor]]:
+    return [
+        {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        for ids, mask, labels in zip(
+            TOKENS.split(size), MASK.split(size), LABELS.split(size), strict=True
+        )
+    ]
+
+
+def sequence_batches(size: int = 7) -> list[dict[str, Tensor]]:
+    return [
+        {**batch, "labels": labels}
+        for batch, labels in zip(language_batches(size), CLASSES.split(size), strict=True)
+    ]
+
+
+@torch.no_grad()
+def hidden_of(model: Base) -> Tensor:
+    return model.body(TOKENS, MASK)
+
+
+def assert_same(one: Measurement, other: Measurement) -> None:
+    assert one.counts == other.counts
+    assert one.accuracy == other.accuracy
+    for key, value in one.metrics.items():
+        # Batches of another size: sums of float32 features in another order.
+        assert value == pytest.approx(other[key], rel=1e-4, abs=1e-5, nan_ok=True), key
+
+
+def next_token_samples(model: Base) -> tuple[Tensor, Tensor]:
+    """Feature at t with the label at t + 1, one by one."""
+    hidden = hidden_of(model)
+    pairs = [
+        (hidden[n, t], LABELS[n, t + 1])
+        for n in range(len(TOKENS))
+        for t in range(TOKENS.shape[1] - 1)
+        if LABELS[n, t + 1] != -100
+    ]
+    return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+
+
+def test_a_language_model_is_measured_at_the_next_token() -> None:
+    model = TinyForCausalLM()
+    features, labels = next_token_samples(model)
+    wanted = measure_features(features, labels, model.score.weight)
+    assert_same(measure_transformer(model, language_batches()), wanted)
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_a_chosen_vocabulary(kind: Any) -> None:
+    model = TinyForCausalLM()
+    chosen = [7, 2, 5, 3]
+    features, labels = next_token_samples(model)
+    kept = torch.isin(labels, torch.tensor(chosen))
+    renamed = torch.tensor([chosen.index(int(label)) for label in labels[kept]])
+    wanted = measure_features(features[kept], renamed, model.score.weight[chosen])
+    measured = measure_transformer(model, language_batches(), vocabulary=kind(chosen))
+    assert len(measured.counts) == 4
+    assert_same(measured, wanted)
+
+
+def test_tokens_are_classified_where_they_are() -> None:
+    model = TinyForTokenClassification(WORDS)
+    kept = LABELS != -100
+    wanted = measure_features(
+        hidden_of(model)[kept], LABELS[kept], model.score.weight, model.score.bias
+    )
+    assert_same(measure_transformer(model, language_batches()), wanted)
+    assert_same(measure_transformer(model, language_batches(), task="tokens"), wanted)
+
+
+def test_sequences_by_their_first_or_last_token() -> None:
+    first = FirstForSequenceClassification(3)
+    wanted = measure_features(hidden_of(first)[:, 0], CLASSES, first.score.weight, first.score.bias)
+    assert_same(measure_transformer(first, sequence_batches()), wanted)
+    last = LastForSequenceClassification(3)
+    ends = torch.tensor([max(t for t in range(9) if TOKENS[n, t] != 0) for n in range(20)])
+    wanted = measure_features(
+        hidden_of(last)[torch.arange(20), ends], CLASSES, last.score.weight, last.score.bias
+    )
+    assert_same(measure_transformer(last, sequence_batches()), wanted)
+
+
+def test_the_model_is_afterwards_as_it_was() -> None:
+    model = TinyForCausalLM().train()
+    measure_transformer(model, language_batches())
+    assert model.dropout.training
+    assert model.score.weight is model.body.embed.weight
+    assert not model.score._forward_pre_hooks
+
+
+BAD: dict[str, Any] = {
+    "out of range": ({"vocabulary": [1, 12]}, r"vocabulary must lie in \[0, 12\)"),
+    "twice": ({"vocabulary": [1, 1]}, "vocabulary must name each label once"),
+    "empty": ({"vocabulary": []}, "vocabulary must be a sequence of integers"),
+    "fractions": ({"vocabulary": [0.5]}, "vocabulary must be a sequence of integers"),
+    "task": ({"task": "words"}, "task must be one of sequences, tokens, next_tokens"),
+    "layer": ({"layer": "lm"}, "layer must name a linear layer of the model, got 'lm'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options_give_one_sentence(name: str) -> None:
+    options, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        measure_transformer(TinyForCausalLM(), language_batches(), **options)
+
+
+def test_bad_batches_give_one_sentence() -> None:
+    model = TinyForCausalLM()
+    with pytest.raises(TypeError, match="loader must yield dictionaries with labels"):
+        measure_transformer(model, [(TOKENS, LABELS)])
+    beyond = {"input_ids": TOKENS, "attention_mask": MASK, "labels": torch.full_like(TOKENS, 40)}
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 12\) or be -100, got 40"):
+        measure_transformer(model, [beyond], vocabulary=[1, 2])
+    with pytest.raises(ValueError, match="must receive features of shape"):
+        measure_transformer(model, sequence_batches(), task="tokens")
+
+
+# --- the callback -------------------------------------------------------------------------------
+
+
+class TrainerCallback:
+    """The base class of transformers, as far as it matters."""
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None: ...
+
+
+@pytest.fixture
+def callback_class() -> Iterator[Any]:
+    """`CollapseCallback` beside a stand-in for transformers."""
+    kept = dict(sys.modules)
+    stand_in = ModuleType("transformers")
+    stand_in.TrainerCallback = TrainerCallback  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules["transformers"] = stand_in
+    sys.modules.pop(ADAPTER, None)
+    yield importlib.import_module(ADAPTER).CollapseCallback
+    sys.modules.clear()
+    sys.modules.update(kept)
+
+
+class Trainer:
+    """Calls the hooks as the Trainer of transformers does, with the same names."""
+
+    def __init__(self, evaluates: bool = True) -> None:
+        self.model = TinyForCausalLM()
+        self.eval_dataset = object() if evaluates else None
+        self.state = SimpleNamespace(epoch=0.0, global_step=0, log_history=[])
+        self.logged: list[dict[str, float]] = []
+
+    def get_eval_dataloader(self) -> Any:
+        return language_batches()[:2]
+
+    def log(self, values: dict[str, float]) -> None:
+        self.logged.append(values)
+
+    def train(self, callback: Any, epochs: int = 1) -> None:
+        for epoch in range(epochs):
+            self.state.epoch = epoch + 0.9999
+            callback.on_epoch_end(
+                SimpleNamespace(),
+                self.state,
+                SimpleNamespace(),
+                model=self.model,
+                processing_class=None,
+                optimizer=None,
+                train_dataloader=language_batches(),
+                eval_dataloader=None,
+            )
+
+
+def test_it_logs_train_and_evaluation_data(callback_class: Any) -> None:
+    assert callback_class.__mro__[1] is TrainerCallback
+    trainer = Trainer()
+    callback = callback_class(trainer, metrics=["nc1", "accuracy"])
+    trainer.train(callback)
+    train, evaluation = trainer.logged
+    assert [*train] == ["collapse/train/nc1", "collapse/train/accuracy"]
+    assert [*evaluation] == ["collapse/eval/nc1", "collapse/eval/accuracy"]
+    wanted = measure_transformer(trainer.model, language_batches())
+    assert train["collapse/train/nc1"] == pytest.approx(wanted["nc1"])
+    assert callback.latest["train"].counts == wanted.counts
+
+
+def test_without_a_trainer_the_history_keeps_it(callback_class: Any) -> None:
+    trainer = Trainer(evaluates=False)
+    trainer.train(callback_class(vocabulary=[1, 2, 3]))
+    (row,) = trainer.state.log_history
+    assert row["step"] == 0
+    assert row["epoch"] == pytest.approx(1, abs=1e-3)
+    assert "collapse/train/nc1" in row
+
+
+@pytest.mark.parametrize(
+    "epochs, measured", [(1, 4), (2, 2), ([1, 4, 9], 2), (lambda epoch: epoch == 3, 1)]
+)
+def test_epochs_are_chosen(callback_class: Any, epochs: Any, measured: int) -> None:
+    trainer = Trainer(evaluates=False)
+    trainer.train(callback_class(trainer, epochs=epochs), epochs=4)
+    assert len(trainer.logged) == measured
+
+
+def test_loaders_of_ones_own(callback_class: Any) -> None:
+    trainer = Trainer()
+    trainer.train(callback_class(trainer, loaders={"probe": language_batches()}))
+    assert len(trainer.logged) == 1
+    assert "collapse/probe/nc1" in trainer.logged[0]
+
+
+def test_bad_options_of_the_callback(callback_class: Any) -> None:
+    with pytest.raises(ValueError, match="task must be one of"):
+        callback_class(task="words")
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        callback_class(epochs=[0])
+
+
+def test_without_transformers_the_error_names_it() -> None:
+    kept = dict(sys.modules)
+    sys.modules["transformers"] = None  # pyright: ignore[reportArgumentType]
+    sys.modules.pop(ADAPTER, None)
+    try:
+        with pytest.raises(ImportError, match="CollapseCallback needs transformers, which cannot"):
+            importlib.import_module(ADAPTER).CollapseCallback()
+    finally:
+        sys.modules.clear()
+        sys.modules.update(kept)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_under_the_trainer_of_transformers(tmp_path: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    from neuralcollapse.integrations.transformers import CollapseCallback
+
+    config = transformers.GPT2Config(
+        vocab_size=WORDS, n_positions=16, n_embd=8, n_layer=1, n_head=2
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    rows = [{"input_ids": row, "labels": row} for row in TOKENS]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=1, report_to=[], use_cpu=True
+    )
+    trainer = transformers.Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    trainer.add_callback(CollapseCallback(trainer))
+    trainer.train()
+    logged = {key for row in trainer.state.log_history for key in row}
+    assert {"collapse/train/nc1", "collapse/eval/nc1"} <= logged

@@ -1,0 +1,201 @@
+"""Features in many files are measured as if they were in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cli.command import run
+from neuralcollapse import ClassStatistics, jackknife_intervals, measure_features
+from neuralcollapse.shards import measure_shards, shard_files
+
+GENERATOR = np.random.default_rng(0)
+LABELS = GENERATOR.integers(0, 4, 120)
+LABELS[-1] = 3
+MEANS = 3 * GENERATOR.standard_normal((4, 6))
+FEATURES = MEANS[LABELS] + GENERATOR.standard_normal((120, 6))
+WEIGHT, BIAS = MEANS.copy(), -(MEANS**2).sum(1) / 2
+
+
+def write(path: Path, **arrays: Any) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        save_file({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}, path)
+    return path
+
+
+def shards(folder: Path, count: int = 5, suffix: str = "safetensors", **more: Any) -> list[Path]:
+    """Uneven shards; the last class is in the last only."""
+    order = np.argsort(LABELS == 3, kind="stable")
+    cuts = np.cumsum(np.arange(1, count) * 120 // (count * (count + 1) // 2))
+    rows = np.split(order, cuts)
+    return [
+        write(folder / f"{j:02}.{suffix}", features=FEATURES[r], labels=LABELS[r], **more)
+        for j, r in enumerate(rows)
+    ]
+
+
+def assert_same(metrics: dict[str, float | None], wanted: dict[str, float]) -> None:
+    assert list(metrics) == list(wanted)
+    for key, value in metrics.items():
+        # Merging rounds otherwise; double precision.
+        assert value == pytest.approx(wanted[key], rel=1e-9, abs=1e-12), key
+
+
+def as_json(*arguments: Any) -> dict[str, Any]:
+    return json.loads(run("measure", *arguments, "--json").assert_ok())
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+@pytest.mark.parametrize("options", [{}, {"normalize": True}, {"global_mean": "sample"}])
+def test_shards_are_measured_as_one_file(tmp_path: Path, suffix: str, options: Any) -> None:
+    files = shards(tmp_path, suffix=suffix)
+    shared = measure_shards(files, WEIGHT, BIAS, split="test", **options)
+    wanted = measure_features(FEATURES, LABELS, WEIGHT, BIAS, split="test", **options)
+    assert_same(dict(shared.measurement.metrics), wanted.metrics)
+    assert shared.measurement.accuracy == wanted.accuracy
+    assert shared.measurement.counts == wanted.counts
+    assert shared.measurement.conventions == wanted.conventions
+    assert shared.files == tuple(files)
+    assert shared.intervals == {}
+
+
+def test_the_command_takes_patterns_and_a_classifier(tmp_path: Path) -> None:
+    shards(tmp_path)
+    head = write(tmp_path / "head.npz", weight=WEIGHT, bias=BIAS)
+    result = as_json(tmp_path / "*.safetensors", "--classifier", head)
+    wanted = measure_features(FEATURES, LABELS, WEIGHT, BIAS)
+    assert_same(result["metrics"], wanted.metrics)
+    assert [Path(file).name for file in result["files"]] == [
+        f"{j:02}.safetensors" for j in range(5)
+    ]
+    assert result["skipped"] == {}
+    assert "intervals" not in result
+    text = run("measure", tmp_path / "*.safetensors", "--jackknife").assert_ok()
+    assert "files: 5 read, 0 left out" in text
+    assert "nc1: " in text
+
+
+def test_a_file_named_twice_counts_once(tmp_path: Path) -> None:
+    files = shards(tmp_path)
+    result = as_json(*files, tmp_path / "*.safetensors", files[0])
+    assert result["num_samples"] == 120
+
+
+def test_the_classifier_may_lie_in_the_files(tmp_path: Path) -> None:
+    files = shards(tmp_path, weight=WEIGHT, bias=BIAS)
+    wanted = measure_features(FEATURES, LABELS, WEIGHT, BIAS)
+    assert_same(as_json(tmp_path / "*.safetensors")["metrics"], wanted.metrics)
+    write(files[2], features=FEATURES, labels=LABELS, weight=WEIGHT + 1, bias=BIAS)
+    run("measure", *files).assert_refused("02.safetensors", "weight and bias must be those of")
+
+
+BAD: dict[str, Any] = {
+    "damaged": (lambda file: file.write_bytes(file.read_bytes()[:90]), "not a readable"),
+    "missing": (lambda file: file.unlink(), "does not exist"),
+    "wide": (
+        lambda file: write(file, features=np.zeros((2, 7)), labels=np.arange(2)),
+        "features must have 6 columns",
+    ),
+    "nan": (
+        lambda file: write(file, features=np.full((2, 6), np.nan), labels=np.arange(2)),
+        "features must be finite",
+    ),
+    "negative": (
+        lambda file: write(file, features=np.zeros((2, 6)), labels=np.array([0, -1])),
+        "labels must lie in",
+    ),
+    "no labels": (lambda file: write(file, features=np.zeros((2, 6))), "must hold the array"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_named_and_left_out_if_asked(tmp_path: Path, name: str) -> None:
+    files = shards(tmp_path)
+    spoil, message = BAD[name]
+    spoil(files[1])
+    run("measure", *files).assert_refused("01.safetensors", message)
+    result = as_json(*files, "--skip-bad", "--jackknife")
+    (skipped,) = result["skipped"].items()
+    assert skipped[0] == str(files[1])
+    assert message in skipped[1]
+    good = measure_shards([file for file in files if file != files[1]])
+    assert result["counts"] == list(good.measurement.counts)
+    defined = {key: value for key, value in result["metrics"].items() if value is not None}
+    assert_same(defined, {key: good.measurement.metrics[key] for key in defined})
+    assert str(files[1]) in run("measure", *files, "--skip-bad").assert_ok()
+
+
+def test_nothing_good_is_an_error(tmp_path: Path) -> None:
+    for j in range(2):
+        (tmp_path / f"{j}.npz").write_bytes(b"no")
+    run("measure", tmp_path / "*.npz", "--skip-bad").assert_refused("at least one sample", "1.npz")
+    run("measure", tmp_path / "*.safetensors").assert_refused("must name at least one file")
+    run("measure", tmp_path / "a.txt").assert_refused("a.txt must be a .npz")
+
+
+def test_empty_shards_count_for_nothing(tmp_path: Path) -> None:
+    files = shards(tmp_path)
+    empty = write(tmp_path / "x.npz", features=np.zeros((0, 6)), labels=np.zeros(0, dtype=int))
+    with_it, without = measure_shards([empty, *files]), measure_shards(files)
+    assert with_it.measurement.counts == without.measurement.counts
+    for key, value in with_it.measurement.metrics.items():
+        assert value == pytest.approx(without.measurement[key], rel=1e-9, nan_ok=True), key
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 45])
+def test_intervals_are_those_of_the_parts(tmp_path: Path, count: int) -> None:
+    for j in range(count):
+        write(tmp_path / f"{j:02}.npz", features=FEATURES[j::count], labels=LABELS[j::count])
+    result = as_json(tmp_path / "*.npz", "--jackknife")
+    groups: list[list[int]] = [[] for _ in range(20)]
+    for j in range(count):
+        rows = list(range(120))[j::count]
+        for place, row in enumerate(rows):
+            groups[j % 20 if count >= 10 else place % 20].append(row)
+    parts = [
+        ClassStatistics.from_features(
+            torch.from_numpy(FEATURES[rows]), torch.from_numpy(LABELS[rows]), 4
+        )
+        for rows in groups
+        if rows
+    ]
+    wanted = jackknife_intervals(parts)
+    assert {*result["intervals"]} == {*wanted}
+    for key, interval in result["intervals"].items():
+        assert interval["low"] == pytest.approx(wanted[key].low, rel=1e-6, abs=1e-9), key
+        assert interval["high"] == pytest.approx(wanted[key].high, rel=1e-6, abs=1e-9), key
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path) -> None:
+    try:
+        import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        outcome = run("measure", tmp_path / "a.parquet")
+        outcome.assert_refused("needs the extra parquet", "'neuralcollapse[parquet]'")
+
+
+@pytest.mark.parametrize("kind", ["list", "fixed"])
+def test_parquet(tmp_path: Path, kind: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    type_of = pyarrow.list_(pyarrow.float64(), *([6] if kind == "fixed" else []))
+    table = pyarrow.table(
+        {"features": pyarrow.array(list(FEATURES), type=type_of), "labels": LABELS}
+    )
+    parquet.write_table(table, tmp_path / "a.parquet")
+    wanted = measure_features(FEATURES, LABELS)
+    assert as_json(tmp_path / "a.parquet")["counts"] == list(wanted.counts)
+
+
+def test_patterns_are_sorted(tmp_path: Path) -> None:
+    for name in ("b.npz", "a.npz"):
+        (tmp_path / name).touch()
+    assert [file.name for file in shard_files([tmp_path / "*.npz"])] == ["a.npz", "b.npz"]
