@@ -30,6 +30,7 @@ OTHER: dict[str, Any] = {
     "data": "npz",
     "data_root": "some/where.npz",
     "hierarchy": "cifar100",
+    "distances": "path",
     "imbalance": "exponential:10",
     "limit": 77,
     "image_size": 48,
