@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -14,6 +15,12 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# The server of child processes starts once, at the first test that needs it, and has this behind it;
+# without, every child would import it again, for seconds.
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["torch", "lightning_fabric", "torch.distributed", "neuralcollapse.train.loop"]
+)
 
 # No deadline: the first call of a torch operator may take a second.
 hypothesis.settings.register_profile("local", deadline=None)

@@ -30,12 +30,8 @@ from neuralcollapse.train.tally import MistakeTally
 
 
 def server() -> ForkServerContext:
-    """Starts children that have the slow imports behind them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch", "lightning_fabric", "torch.distributed", "neuralcollapse.train.loop"]
-    )
-    return context
+    """Starts children that have the slow imports behind them; see conftest.py."""
+    return multiprocessing.get_context("forkserver")
 
 
 @contextlib.contextmanager
