@@ -16,7 +16,7 @@ import torch
 
 torch.set_num_threads(1)
 
-# The server of child processes starts once, at the first test that needs it, and has this behind it;
+# The server of child processes starts once, at the first test that needs it, with this behind it;
 # without, every child would import it again, for seconds.
 multiprocessing.get_context("forkserver").set_forkserver_preload(
     ["torch", "lightning_fabric", "torch.distributed", "neuralcollapse.train.loop"]
