@@ -571,3 +571,12 @@ def test_closed_forms_of_one_layer_are_certified(counts: list[int], bias: Any) -
             shift = None if bias == "none" else prediction.bias
             bound = certificate(prediction.logits, counts, bias_values=shift, **case, **common)
             assert bound < PROVED
+
+
+@pytest.mark.parametrize("decay, found", [(1e-3, 0.040702360), (1e-4, 0.004627402)])
+def test_deep_cross_entropy_looks_at_few_dimensions(decay: float, found: float) -> None:
+    """Ten classes of one sample on a sphere in three dimensions, found by direct minimisation."""
+    prediction = predict([1] * 10, loss="ce", depth=3, weight_decay=decay, feature_decay=decay)
+    assert prediction.objective <= found * (1 + 1e-6)
+    assert prediction.rank == 3
+    assert any("not a proven global optimum" in warning for warning in prediction.warnings)

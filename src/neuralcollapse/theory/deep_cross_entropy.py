@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 # Up to so many classes patterns are also searched for by direct minimisation.
 _SEARCHED = 24
 _RESTARTS = 6
+# Starts of each low rank up to this one, and the logit of the true class that they begin with.
+_FEW, _RESTARTS_OF_RANK, _LENGTH = 6, 3, 6.0
 # A larger entry of the gradient is told of.
 _CONVERGED = 1e-7
 # Up to so many classes patterns other than the simplex are tried: they need square matrices.
@@ -219,9 +221,16 @@ def _searched(problem: Problem) -> list[Prediction]:
     groups = Groups.single(classes)
     question = program(problem, groups)
     random = np.random.default_rng(0)
+    starts = [random.standard_normal((classes, classes)) for _ in range(_RESTARTS)]
+    for rank in range(2, min(classes, _FEW + 1)):
+        # Classes spread over a sphere of few dimensions: a start of full rank seldom ends there.
+        for _ in range(_RESTARTS_OF_RANK):
+            points = random.standard_normal((classes, rank))
+            points /= np.linalg.norm(points, axis=1, keepdims=True)
+            starts.append(_LENGTH * points @ points.T)
     branches = []
-    for _ in range(_RESTARTS):
-        start = random.standard_normal((classes, classes)) * question.column
+    for start in starts:
+        start = start * question.column
         spectrum, bias, objective, steepness = _descended(problem, question, start)
         regime = f"found from a random start, rank {spectrum.rank}"
         branches.append(
