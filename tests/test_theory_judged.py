@@ -443,7 +443,7 @@ def test_deep_cross_entropy_is_as_low_as_what_is_found(classes: int, each: int, 
     assert prediction.warnings
     simplex = max(prediction.branches, key=lambda branch: branch.rank)
     assert simplex.rank == classes - 1
-    if depth == 3 or classes == 6:
+    if (depth == 3 and classes > 3) or classes == 6:
         # Few large singular values beat many small ones: the simplex is not the optimum.
         assert found.objective < simplex.objective - 1e-3
         assert prediction.kind != "simplex ETF"
