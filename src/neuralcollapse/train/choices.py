@@ -23,6 +23,7 @@ LOSS_OPTIONS: _Options = {
         "class_balanced": bool,
         "jitter": float,
         "min_distance": float,
+        "inter_every": int,
     },
     "normalized-cross-entropy": {"temperature": float},
     "frame-cosine": {"mixing": float, "schedule": str},
