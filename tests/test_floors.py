@@ -52,7 +52,7 @@ FLOORS = {
     "train": 8,
     "cli": 9,
 }
-BASES = {"heads": "head", "integrations": "extra", "losses": "loss", "metrics": "pairs"}
+BASES = {"heads": "head", "integrations": "adapter", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
 OPEN_FOLDERS = {"frames", "hierarchy", "theory", "train", "report", "cli"}
 

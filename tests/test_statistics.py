@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import reference.metrics
 from cases import World, simplex_vertices, world, world_cases
 from neuralcollapse import ClassStatistics, StatisticsAccumulator, cdnv, nc1, nc1_trace_ratio
+from processes import merge_shares, run_processes
 
 
 def accumulated(
@@ -904,53 +903,12 @@ def test_damaged_files_are_refused_with_a_value_error(
 
 # --- processes ----------------------------------------------------------------------------------
 
-# Process `rank` of two has every second sample, all or none of them, or not even a batch.
-PROCESS = """
-import sys, torch, torch.distributed as dist
-from neuralcollapse import ClassStatistics, measure
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-labels = torch.arange(40) % 4
-features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + labels[:, None]
-head = torch.nn.Linear(6, 4)
-torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
-torch.nn.init.zeros_(head.bias)
-whole = measure(head, [(features, labels)])
-half, first = slice(rank, None, 2), slice(0, 40 * (rank == 0))
-for own, batches in ((half, 1), (first, 1), (first, rank == 0)):
-    x, y = features[own], labels[own]
-    parts = measure(head, [(x, y)] * batches, distributed=True)
-    statistics = ClassStatistics.from_features(x, y, 4).merge_processes()
-    assert statistics.counts.tolist() == [10] * 4, statistics.counts
-    difference = (statistics.scatter - whole.statistics.scatter).abs().max()
-    assert difference < 1e-6 * statistics.scatter.trace(), difference
-    assert parts.counts == whole.counts and parts.accuracy == whole.accuracy
-    for key, value in whole.metrics.items():
-        assert abs(parts[key] - value) <= 1e-6 * abs(value) + 1e-9, (key, value, parts[key])
-dist.destroy_process_group()
-"""
-
 
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_processes_merge_into_what_one_process_has(tmp_path: Path) -> None:
     """Also where one process has no sample at all: the other must not wait for it for ever."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=200)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    for worker, error in zip(workers, errors, strict=True):
-        assert worker.returncode == 0, error
+    run_processes(merge_shares, tmp_path)
 
 
 def test_a_single_process_merges_with_nobody() -> None:

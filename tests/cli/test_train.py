@@ -462,7 +462,8 @@ def test_a_hostile_record_is_one_sentence(finished: Path, tmp_path: Path, name: 
 @pytest.mark.distributed
 def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
     """Each in a process of its own, then here; compared with one that ran through."""
-    options = [*SMALL, "--epochs", 60, "--measure-every", 2, "--checkpoint-seconds", 0.1]
+    # So long that the signal comes in time, also on a busy machine.
+    options = [*SMALL, "--epochs", 160, "--measure-every", 10, "--checkpoint-seconds", 0.1]
     out, whole = tmp_path / "out", tmp_path / "whole"
 
     def measured(number: int, method: str) -> Callable[[], bool]:
@@ -470,7 +471,7 @@ def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
         return lambda: file.is_file() and file.read_bytes().count(b"\n") >= number
 
     first, second = "cross-entropy-linear", "dot-regression-simplex"
-    stop = stopped(signal.SIGINT, measured(5, first), "train", "--out", out, *options)
+    stop = stopped(signal.SIGINT, measured(2, first), "train", "--out", out, *options)
     assert stop.code == 130
     assert stop.out == ""
     hint = f"interrupted; continue with: neuralcollapse train --resume --out {out}"
@@ -478,10 +479,10 @@ def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
     assert "Traceback" not in stop.err
     record = Run.open(out / first)
     assert (record.summary() or {})["status"] == "interrupted"
-    assert len(record.rows()) >= 5
+    assert len(record.rows()) >= 2
     assert Run.open(out / second).rows() == []
 
-    kill = stopped(signal.SIGKILL, measured(5, second), "train", "--resume", "--out", out)
+    kill = stopped(signal.SIGKILL, measured(2, second), "train", "--resume", "--out", out)
     assert kill.code == -signal.SIGKILL
     assert (Run.open(out / first).summary() or {})["status"] == "finished"
     assert Run.open(out / second).summary() is None
@@ -489,7 +490,7 @@ def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
     assert "report: " in run("train", "--resume", "--out", out).assert_ok()
     run("train", "--out", whole, *options).assert_ok()
     for resumed, straight in zip(find_runs(out), find_runs(whole), strict=True):
-        assert len(plain_rows(straight)) == 31
+        assert len(plain_rows(straight)) == 17
         assert_same_run(resumed, straight)
 
 

@@ -118,7 +118,7 @@ def predict(
 
 def _answer(problem: Problem) -> Prediction:
     if problem.targets is not None:
-        return squared_error.to_targets(problem)
+        return squared_error.to_targets(problem, problem.targets)
     if problem.loss in SQUARED:
         return _squared(problem)
     if problem.activation == "relu":
@@ -131,9 +131,9 @@ def _answer(problem: Problem) -> Prediction:
 
 
 def _squared(problem: Problem) -> Prediction:
-    if problem.loss == "weighted_mse":
+    if problem.class_weights is not None:
         if problem.bias == "none":
-            return squared_error.weighted(problem)
+            return squared_error.weighted(problem, problem.class_weights)
         return cross_entropy.by_program(problem)
     if problem.bias == "none":
         return squared_error.without_bias(problem)

@@ -197,14 +197,13 @@ def with_decayed_bias(problem: Problem) -> Prediction:
     )
 
 
-def weighted(problem: Problem) -> Prediction:
+def weighted(problem: Problem, class_weights: Array) -> Prediction:
     """Class-weighted squared error of one layer without bias.
 
     logit_k = max(0, 1 - N sqrt(weight_decay * feature_decay) / (weight_k sqrt(counts_k)))
     """
-    assert problem.class_weights is not None
-    groups = Groups.alike(problem.counts, problem.class_weights)
-    each, weights = groups.each(problem.counts), groups.each(problem.class_weights)
+    groups = Groups.alike(problem.counts, class_weights)
+    each, weights = groups.each(problem.counts), groups.each(class_weights)
     reach = problem.num_samples * problem.nuclear_decay
     shares = np.maximum(0.0, 1 - reach / (weights * np.sqrt(each)))
     values = np.sqrt(each) * shares
@@ -226,14 +225,13 @@ def weighted(problem: Problem) -> Prediction:
     )
 
 
-def to_targets(problem: Problem) -> Prediction:
+def to_targets(problem: Problem, targets: Array) -> Prediction:
     """Squared error to any targets, one row per class, with a free bias or none.
 
     The modes are the singular directions of the targets times sqrt(counts), with a free bias
     centred on their mean over the samples.
     """
-    assert problem.targets is not None
-    targets, counts = problem.targets, problem.counts
+    counts = problem.counts
     total, root = problem.num_samples, np.sqrt(problem.counts)
     free = problem.bias == "free"
     bias = counts @ targets / total if free else np.zeros(targets.shape[1])
