@@ -60,6 +60,7 @@ def merge_shares(rank: int, *_: Any) -> None:
         parts = measure(head, [(x, y)] * batches, distributed=True)
         statistics = ClassStatistics.from_features(x, y, 4).merge_processes()
         assert statistics.counts.tolist() == [10] * 4, statistics.counts
+        assert whole.statistics is not None
         scatter, wanted = statistics.scatter, whole.statistics.scatter
         assert scatter is not None
         assert wanted is not None
