@@ -360,7 +360,8 @@ def _alarms(history: History) -> Sentence | None:
     said = [f"{text} (epoch {epoch})" for text, epoch in list(first.values())[:_MOST_ALARMS]]
     more = len(first) - len(said)
     aside = f"; and {more} more" if more else ""
-    return Sentence(f"Minority collapse: {'; '.join(said)}{aside}.")
+    title = "Rare classes" if all(kind == "fading" for kind, _ in first) else "Minority collapse"
+    return Sentence(f"{title}: {'; '.join(said)}{aside}.")
 
 
 def _room(history: History) -> Sentence | None:

@@ -8,10 +8,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neuralcollapse.theory.assembly import assembled, described, statuses
 from neuralcollapse.theory.class_losses import ClassLoss, SoftmaxLoss, SquaredLoss
+from neuralcollapse.theory.comparison import nearly_merged
 from neuralcollapse.theory.convex import Program, certified, solved
 from neuralcollapse.theory.matrices import GroupedMatrix, Groups
 from neuralcollapse.theory.modes import root_between
@@ -198,6 +200,7 @@ def by_program(problem: Problem) -> Prediction:
         )
     if problem.bias == "free" and problem.loss not in (*SQUARED, "cdt"):
         warnings += ("not unique: a constant added to the bias changes nothing; its mean is zero",)
+    warnings += _nearly_merging(problem, spectrum)
     threshold = _merging_threshold(problem)
     return assembled(
         problem,
@@ -214,6 +217,29 @@ def by_program(problem: Problem) -> Prediction:
     )
 
 
+def _nearly_merging(problem: Problem, spectrum: Spectrum) -> tuple[str, ...]:
+    """The classes that come close to another's vector, and not by exact merging, in words."""
+    groups = spectrum.groups
+    features = spectrum.feature_gram(problem.decays)
+    # Two classes stand for each group: what holds for them holds for all.
+    twice = np.tile(np.arange(len(groups)), 2)
+    gram = features.between[np.ix_(twice, twice)]
+    np.fill_diagonal(gram, features.own[twice])
+    near = nearly_merged(torch.from_numpy(gram)).numpy()
+    exactly = (groups.contrasts == 0) | (spectrum.contrast == 0)
+    near &= ~((twice[:, None] == twice) & exactly[twice])
+    close = near.any(1)[: len(groups)]
+    if not close.any():
+        return ()
+    members = np.flatnonzero(close[groups.index])
+    names = ", ".join(map(str, members[:_NAMED])) + (" and others" if len(members) > _NAMED else "")
+    return (
+        f"nearly merged: the means of classes {names} come within a tenth of the largest distance "
+        "of another's; different counts do not merge exactly",
+    )
+
+
+_NAMED = 10
 _REFERENCES = {"ce": "Hong, Ling 2023", "cdt": "Behnia et al. 2023", "ldt": "Behnia et al. 2023"}
 
 
