@@ -73,7 +73,7 @@ def mistake_view(histories: Sequence[History]) -> MistakeView | None:
     ]
     if not known:
         return None
-    columns = tuple(_column(place, history, found) for place, history, found in known)
+    columns = mistake_columns(histories)
     keys = dict.fromkeys(key for column in columns for key in column.cells)
     severities = [_severities(found) for _, _, found in known]
     return MistakeView(
@@ -86,6 +86,15 @@ def mistake_view(histories: Sequence[History]) -> MistakeView | None:
             _alike(known),
         ),
         tuple(_tree(place, history) for place, history, _ in known),
+    )
+
+
+def mistake_columns(histories: Sequence[History]) -> tuple[MistakeColumn, ...]:
+    """The numbers of the last measured epoch of each run whose classes have a hierarchy."""
+    return tuple(
+        _column(place, history, found)
+        for place, history in enumerate(histories)
+        if (found := recorded_mistakes(history.final))
     )
 
 
