@@ -24,6 +24,7 @@ from neuralcollapse.train.samples import (
     stratified_cut,
     thinned,
 )
+from neuralcollapse.train.synthetic_tree import read_synthetic_tree
 from neuralcollapse.train.text_sets import read_wordnet
 
 DATA_ROOT_VARIABLE = "NEURALCOLLAPSE_DATA"
@@ -237,6 +238,11 @@ def _wordnet(config: TrainConfig) -> Source:
     return Source(samples, None, classes)
 
 
+def _synthetic_tree(config: TrainConfig) -> Source:
+    samples, classes = read_synthetic_tree(config.data)
+    return Source(samples, None, classes)
+
+
 def _npz(config: TrainConfig) -> Source:
     if config.data_root is None:
         raise ValueError("data=npz must be given its file with --data-root FILE.npz")
@@ -388,6 +394,12 @@ DATA_SETS: tuple[DataSet, ...] = (
         _wordnet,
         "18,300 definitions of nouns, 61 classes of WordNet; --hierarchy wordnet",
         "nothing; wordnet:encoder=NAME the extra text",
+    ),
+    DataSet(
+        "synthetic-tree",
+        _synthetic_tree,
+        "clouds on a tree of any size, 16 classes by default; --hierarchy synthetic-tree",
+        "nothing",
     ),
     DataSet(
         "npz",

@@ -40,6 +40,7 @@ from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data, data_roots
 from neuralcollapse.train.picture_sets import aircraft_hierarchy
 from neuralcollapse.train.samples import seeded
+from neuralcollapse.train.synthetic_tree import synthetic_hierarchy
 
 _SAMPLES_FOR_SCALE = 10_000
 _SPARSE_FOR_SCALE = 1_000
@@ -169,6 +170,8 @@ def class_hierarchy(config: TrainConfig, classes: Sequence[str]) -> Hierarchy | 
         "fashion-mnist": Hierarchy.fashion_mnist,
         "wordnet": Hierarchy.wordnet,
     }
+    if config.hierarchy == "synthetic-tree":
+        known["synthetic-tree"] = functools.partial(synthetic_hierarchy, classes)
     if config.hierarchy == "fgvc-aircraft":
         known["fgvc-aircraft"] = functools.partial(aircraft_hierarchy, data_roots(config))
     found = known.get(config.hierarchy)
