@@ -10,6 +10,8 @@ import pytest
 
 import severity
 from neuralcollapse.train.config import TrainConfig
+from neuralcollapse.train.data import load_data
+from records import change_rows
 
 
 @pytest.fixture
@@ -61,6 +63,31 @@ def test_every_method_is_compared_and_nothing_is_trained_twice(
     changed = TrainConfig.from_values({**small.to_values(), "epochs": 3})
     with pytest.raises(ValueError, match=r"epochs must stay 2 in .*, got 3; choose another --out"):
         severity.outcomes(changed, tmp_path / "out", 2, progress=False)
+
+
+def test_selection_looks_at_validation_alone(
+    small: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(0.9, 2.0), (0.8, 1.0), (0.895, 1.5), (0.894, 1.2)]
+    named = [{"accuracy": a, "mistake_severity": s} for a, s in rows]
+    assert severity.best_place(named, 0.895) == 2
+    assert severity.best_place(named, 0.91) == 0
+    monkeypatch.setattr(
+        severity,
+        "TRAININGS",
+        {
+            "cross entropy": [{"loss": "cross-entropy"}],
+            "soft labels": [{"loss": f"soft-labels:sharpness={value}"} for value in (0.1, 10)],
+        },
+    )
+    comparison = severity.Comparison(small, tmp_path / "out", load_data(small), progress=False)
+    for candidates in severity.TRAININGS.values():
+        for candidate in candidates:
+            run = comparison.run(comparison.config(candidate, 0))
+            # Were the test set looked at, this would be an error.
+            change_rows(run, lambda row: row["mistakes"].pop("test"))
+    # Labels that are nearly even teach nothing.
+    assert comparison.selected(1)["soft labels"] == {"loss": "soft-labels:sharpness=10"}
 
 
 def test_intervals_are_students() -> None:

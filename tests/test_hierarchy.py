@@ -164,6 +164,17 @@ def test_conventions_part_on_ragged_trees() -> None:
     assert small.distances().tolist() == [[0, 1, 2], [1, 0, 2], [2, 2, 0]]
 
 
+def test_an_extended_leaf_is_as_far_as_published() -> None:
+    """n07831146 and n07836838 of tieredImageNet-H: one parent at depth 5, H = 12: 7, and not 1."""
+    below = "x"
+    for _ in range(11):
+        below = f"({below})"
+    tree = Hierarchy.from_newick(f"((((((n07831146,n07836838))))),{below});")
+    assert (tree.total_height, tree.num_classes) == (12, 3)
+    assert tree.distances("root_depth")[0, 1] == 7
+    assert tree.distances("lca_height")[0, 1] == 1
+
+
 def test_single_children_count() -> None:
     tree = by_hand("chain")
     assert tree.classes == ("c", "a", "b")

@@ -53,6 +53,8 @@ _WITHOUT_BIAS = {
 # Losses for a fixed frame; the frame each was made for, where it is of one kind.
 _USUAL_FRAME = {"frame-cosine": "hierarchy", "barz-denzler": "hierarchy"}
 _OF_A_HIERARCHY = ("hierarchical-cross-entropy", "soft-labels")
+# Data sets that come with a hierarchy of their classes, of the same name.
+WITH_HIERARCHY = ("cifar100", "fashion-mnist", "fgvc-aircraft", "wordnet", "synthetic-tree")
 # Heads that hold a frame.
 _FRAMED = ("fixed", "rotated")
 

@@ -24,6 +24,8 @@ from neuralcollapse.train.samples import (
     stratified_cut,
     thinned,
 )
+from neuralcollapse.train.synthetic_tree import read_synthetic_tree
+from neuralcollapse.train.text_sets import read_wordnet
 
 DATA_ROOT_VARIABLE = "NEURALCOLLAPSE_DATA"
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
@@ -231,6 +233,16 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
     return torch.from_numpy(values.copy())
 
 
+def _wordnet(config: TrainConfig) -> Source:
+    samples, classes = read_wordnet(config.data)
+    return Source(samples, None, classes)
+
+
+def _synthetic_tree(config: TrainConfig) -> Source:
+    samples, classes = read_synthetic_tree(config.data)
+    return Source(samples, None, classes)
+
+
 def _npz(config: TrainConfig) -> Source:
     if config.data_root is None:
         raise ValueError("data=npz must be given its file with --data-root FILE.npz")
@@ -376,6 +388,18 @@ DATA_SETS: tuple[DataSet, ...] = (
         _aircraft,
         "10,000 pictures of aircraft, 100 variants; --hierarchy fgvc-aircraft",
         f"--data-root or ${DATA_ROOT_VARIABLE}: the folder fgvc-aircraft-2013b",
+    ),
+    DataSet(
+        "wordnet",
+        _wordnet,
+        "18,300 definitions of nouns, 61 classes of WordNet; --hierarchy wordnet",
+        "nothing; wordnet:encoder=NAME the extra text",
+    ),
+    DataSet(
+        "synthetic-tree",
+        _synthetic_tree,
+        "clouds on a tree of any size, 16 classes by default; --hierarchy synthetic-tree",
+        "nothing",
     ),
     DataSet(
         "npz",
