@@ -22,6 +22,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 FLOORS = {
     "checks": 1,
     "files": 1,
+    "gram": 1,
     "precision": 1,
     "processes": 1,
     "scalars": 1,

@@ -12,6 +12,8 @@ from neuralcollapse.statistics import ClassStatistics
 
 # Scores per block: 2^22 floats are 16 MiB.
 _BLOCK_SCORES = 1 << 22
+# Features per block, which are moved: they stay in the processor's cache.
+_BLOCK_FEATURES = 1 << 20
 
 
 class NearestMean:
@@ -102,7 +104,7 @@ def decision_counts(
 
     Works on some rows at a time, so that the scores of many classes stay small.
     """
-    rows = max(1, _BLOCK_SCORES // len(weight))
+    rows = max(1, min(_BLOCK_SCORES // len(weight), _BLOCK_FEATURES // weight.shape[1]))
     differing = correct = torch.zeros((), dtype=torch.int64, device=features.device)
     for start in range(0, len(features), rows):
         block = features[start : start + rows]
