@@ -104,6 +104,7 @@ def test_a_threshold_far_below_all_counts_is_said_and_not_drawn():
     near = predict([500, 400], weight_decay=5e-3, feature_decay=5e-3)
     for prediction, drawn in ((far, False), (near, True)):
         (panel,) = [panel for panel in prediction_panels(prediction) if "norms" in panel.name]
+        assert panel.figure is not None
         names = [trace["name"] for trace in panel.figure["data"]]
         assert any(name.startswith("n*") for name in names) == drawn
         assert f"n* = {prediction.threshold:.4g} samples" in panel.subtitle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -681,14 +680,10 @@ def test_a_million_classes_need_no_square_matrix() -> None:
 
 
 @pytest.mark.parametrize("bias", ["none", "free"])
-def test_a_thousand_different_counts_in_time(bias: Any) -> None:
+def test_a_thousand_different_counts(bias: Any) -> None:
+    """Deep enough that some die; how long it takes is for `benchmarks/theory.py`."""
     counts = np.random.default_rng(0).permutation(np.arange(50, 6000))[:1000].tolist()
-    times: list[float] = []
-    for _ in range(3):
-        start = time.perf_counter()
-        prediction = predict(counts, bias=bias, depth=6, weight_decay=5e-5, feature_decay=1e-7)
-        times.append(time.perf_counter() - start)
+    prediction = predict(counts, bias=bias, depth=6, weight_decay=5e-5, feature_decay=1e-7)
     assert 700 < prediction.rank < 1000
-    assert min(times) < 0.5  # 0.1 on a machine of its own
     expected = prediction.logits.softmax(1).diagonal()
     close(prediction.confidence, expected, 1e-12)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from neuralcollapse.heads import DeepLinearHead
 from neuralcollapse.record import Run
