@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "weights": (("--counts", "9,5", "--class-weights", "1,2"), "class_weights must be given for"),
     "smoothing": (("--counts", "9,5", "--label-smoothing", 0.1), "must go with loss=label_smoo"),
     "power": (("--counts", "9,5", "--focal-power", 1), "focal_power must go with loss=focal"),
-    "relu": (("--counts", "9,5", "--activation", "relu", "--bias", "free"), "activation='relu'"),
+    "relu": (("--counts", "20,9,3", "--activation", "relu", "--bias", "free"), "activation='relu'"),
 }  # fmt: skip
 
 
