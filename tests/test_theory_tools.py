@@ -566,6 +566,12 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         ValueError,
         "bias must be 'none', or of enough decay, with activation='relu'",
     ),
+    "more different counts than fit": (
+        list(range(1, 20_002)),
+        {"bias": "free"},
+        ValueError,
+        "counts must have at most 20000 different values with a free bias, got 20001",
+    ),
     "rectified and deep": (
         [5, 3],
         {"activation": "relu", "loss": "ce", "depth": 2},
