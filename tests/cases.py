@@ -858,5 +858,13 @@ PREDICTION_CASES: tuple[PredictionCase, ...] = (
         ["ce"], [BALANCED_COUNTS, DYING_COUNTS], [0.02, 0.06], ["none"],
         options=lambda _: {"activation": "relu"}, starts=8,
     ),
+    *prediction_grid(
+        ["ce"], [TAIL_COUNTS], [0.005, 0.06], [1.0],
+        options=lambda _: {"activation": "relu"}, starts=8,
+    ),
+    *prediction_grid(
+        ["mse", "label_smoothing"], [BALANCED_COUNTS], [0.02], ["free"],
+        options=lambda _: {"activation": "relu"}, starts=8,
+    ),
     *prediction_grid(["ce"], [(2, 2, 2)], [1e-3], ["none"], [3], starts=8),
 )  # fmt: skip

@@ -38,6 +38,7 @@ from neuralcollapse.theory import (
     cross_entropy,
     deep_cross_entropy,
     predict,
+    rectified,
     squared_error,
 )
 from neuralcollapse.theory.problem import Problem
@@ -123,7 +124,7 @@ def test_every_metric_has_a_row_and_a_case() -> None:
 def test_every_closed_form_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each function of theory that answers a question of `predict` is asked by a row."""
     forms, asked = set(), set()
-    for module in (cross_entropy, deep_cross_entropy, squared_error):
+    for module in (cross_entropy, deep_cross_entropy, rectified, squared_error):
         for name, form in public(module).items():
             if inspect.signature(form).return_annotation is not Prediction:
                 continue
@@ -137,7 +138,7 @@ def test_every_closed_form_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     for case in cases.PREDICTION_CASES:
         predict(**case.arguments)
     assert forms == asked
-    assert len(forms) >= 9
+    assert len(forms) >= 10
 
 
 def test_every_break_is_seen_and_every_metric_is_blind_to_something() -> None:

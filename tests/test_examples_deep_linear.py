@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -46,21 +47,28 @@ def test_the_experiments_of_the_example_converge(which: str, depth: int, bias: A
         assert abs(history.last(key)) < 1e-6, key
 
 
-def test_digits_are_imbalanced_and_standardised() -> None:
-    inputs, labels = deep_linear.imbalanced_digits((30, 20, 10, 10, 10, 10, 5, 5, 5, 5))
-    assert torch.bincount(labels).tolist() == [30, 20, 10, 10, 10, 10, 5, 5, 5, 5]
+def test_pictures_are_imbalanced_and_standardised() -> None:
+    counts = (30, 20, 10, 10, 10, 10, 5, 5, 5, 5)
+    inputs, labels = deep_linear.imbalanced_pictures("digits", counts)
+    assert torch.bincount(labels).tolist() == list(counts)
+    assert inputs.shape == (110, 64)
     # Means of 110 float32 numbers of size one.
     assert float(inputs.mean(0).abs().max()) < 1e-5
-    deviation = inputs.std(0, correction=0)
-    assert bool(((deviation - 1).abs().lt(1e-4) | deviation.eq(0)).all())
+    assert float(inputs.std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_more_pictures_than_there_are_say_so() -> None:
+    with pytest.raises(ValueError, match=r"counts must be at most .* for digits"):
+        deep_linear.imbalanced_pictures("digits", (5000,) * 10)
 
 
 @pytest.mark.parametrize("batch_size", [None, 25])
 def test_a_network_on_digits_nears_the_predicted_frame(batch_size: int | None) -> None:
-    history = deep_linear.network_on_digits(
-        2, counts=(16, 12, 10, 8, 6, 5, 5, 5, 4, 4), head_decay=(5e-3, 4e-3), feature_decay=5e-3,
-        width=32, epochs=150 if batch_size is None else 60, batch_size=batch_size,
+    setting = deep_linear.Setting(
+        counts=(16, 12, 10, 8, 6, 5, 5, 5, 4, 4), width=32, batch_size=batch_size,
+        epochs=150 if batch_size is None else 60, learning_rate=3e-3,
     )  # fmt: skip
+    history = deep_linear.network("digits", 2, setting, head_decay=(5e-3, 4e-3), feature_decay=5e-3)
     assert history.prediction.weight_decay == (5e-3, 4e-3)
     for key in ("nc1", "classifier", "features", "products", "objective"):
         values = history.distances[key]
@@ -69,7 +77,6 @@ def test_a_network_on_digits_nears_the_predicted_frame(batch_size: int | None) -
 
 
 def test_the_command_line_prints_a_table_and_writes_a_page(tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
     runner = CliRunner()
     small = ["direct", "--depth", "1", "--depth", "2", "--steps", "3", "--dim", "6"]
     result = runner.invoke(deep_linear.app, [*small, "--out", str(tmp_path)])
@@ -78,17 +85,22 @@ def test_the_command_line_prints_a_table_and_writes_a_page(tmp_path: Path) -> No
     page = (tmp_path / "direct.html").read_text(encoding="utf-8")
     assert "2 layers" in page
     assert len(page) > 1e6  # plotly itself is in the page
-    digits = ["digits", "--depth", "1", "--seeds", "1", "--epochs", "2", "--width", "8"]
+    runs = json.loads((tmp_path / "direct.json").read_text(encoding="utf-8"))["runs"]
+    assert [run["depth"] for run in runs] == [1, 2] * 4
+    assert all(set(run["end"]) == set(deep_linear.SHOWN) for run in runs)
+    digits = ["network", "--depth", "1", "--seeds", "1", "--epochs", "2", "--width", "8"]
     result = runner.invoke(deep_linear.app, [*digits, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "digits.html").is_file()
+    result = runner.invoke(deep_linear.app, ["network", "--data", "letters"])
+    assert result.exit_code == 2
 
 
 def test_help_names_both_parts() -> None:
     result = CliRunner().invoke(deep_linear.app, ["--help"])
     assert result.exit_code == 0
     assert "direct" in result.output
-    assert "digits" in result.output
+    assert "network" in result.output
 
 
 def test_a_figure_has_a_curve_for_each_training_and_quantity() -> None:
@@ -97,7 +109,7 @@ def test_a_figure_has_a_curve_for_each_training_and_quantity() -> None:
         for depth in (1, 2)
         for seed in (0, 1)
     ]
-    drawn = deep_linear.figure(histories, "title", "steps")
-    assert len(drawn["data"]) == 4 * len(deep_linear.SHOWN)
-    values = [y for curve in drawn["data"] for y in curve["y"] if y is not None]
+    drawn: Any = deep_linear.figure(histories, "title", "steps")
+    assert len(drawn.data) == 4 * len(deep_linear.SHOWN)
+    values = [y for curve in drawn.data for y in curve.y if y is not None]
     assert all(value > 0 and math.isfinite(value) for value in values)

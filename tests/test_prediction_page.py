@@ -99,6 +99,14 @@ def test_the_norms_are_those_of_the_prediction_with_the_threshold():
     assert line["y"] == [min(norms), max(norms)]
 
 
+def test_what_the_threshold_means_is_said(tmp_path: Path):
+    for case, said in (
+        ("tail", "classes of up to 4.494 samples do not survive"),
+        ("cross entropy", "equal classes of up to 0.01352 samples merge"),
+    ):
+        assert said in Page(write_prediction(made(case), tmp_path / "p.html")).text
+
+
 def test_a_threshold_far_below_all_counts_is_said_and_not_drawn():
     far = predict([500, 400], weight_decay=1e-5, feature_decay=1e-5)
     near = predict([500, 400], weight_decay=5e-3, feature_decay=5e-3)

@@ -110,7 +110,7 @@ def judge_loss(loss: str, arguments: dict[str, Any]) -> Any:
     if loss == "focal":
         return _Focal(arguments["focal_power"])
     if loss == "label_smoothing":
-        return CrossEntropy(arguments["label_smoothing"])
+        return CrossEntropy(arguments.get("label_smoothing", 0.1))
     return "mse" if loss == "weighted_mse" else loss
 
 
@@ -296,6 +296,37 @@ def test_features_that_are_not_negative_die_at_a_threshold_of_their_own(side: fl
         "ce", counts, starts=6, weight_decay=decay, feature_decay=decay, activation="relu"
     )
     assert prediction.status == ("alive", "alive", "alive" if side < 1 else "collapsed")
+    assert_agree(prediction, found)
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse"])
+def test_axes_of_their_own_are_refused_where_sharing_them_is_better(loss: Any) -> None:
+    """Imbalanced counts, free bias: the best orthogonal means lie above what is found."""
+    arguments: dict[str, Any] = {
+        "weight_decay": 0.005, "feature_decay": 0.004, "bias": "free", "activation": "relu",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="at right angles are not proved optimal"):
+        predict(TAIL, loss=loss, **arguments)
+    found = unconstrained(loss, TAIL, starts=4, **arguments)
+    directions = normalize(found.class_means)
+    assert float((directions @ directions.T).triu(1).max()) > 0.1
+
+
+@pytest.mark.parametrize("decay", [0.051, 0.054])
+def test_with_a_bias_features_that_are_not_negative_die_where_they_gain_too_little(
+    decay: float,
+) -> None:
+    """A class without features gains sqrt(n) |e_k - softmax(b)| / N, and pays the decay."""
+    counts = (20, 9, 4)
+    prediction, found = both(
+        "ce", counts, starts=8, weight_decay=decay, feature_decay=decay, bias=0.5, activation="relu"
+    )
+    dead = prediction.status[2] == "collapsed"
+    assert dead == (decay > 0.0527)
+    if dead:
+        outputs = prediction.bias.softmax(0)
+        gain = 2 / 33 * float((torch.tensor([0.0, 0.0, 1.0]) - outputs).norm())
+        assert gain < decay
     assert_agree(prediction, found)
 
 

@@ -561,10 +561,28 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         "targets must be finite",
     ),
     "rectified with a bias": (
-        [5, 3],
+        [20, 10, 3],
         {"activation": "relu", "bias": "free"},
         ValueError,
-        "activation='relu' must come with bias='none'",
+        "bias must be 'none', or of enough decay, with activation='relu'",
+    ),
+    "more different counts than fit": (
+        list(range(1, 20_002)),
+        {"bias": "free"},
+        ValueError,
+        "counts must have at most 20000 different values with a free bias, got 20001",
+    ),
+    "rectified and deep": (
+        [5, 3],
+        {"activation": "relu", "loss": "ce", "depth": 2},
+        ValueError,
+        "activation='relu' must come with depth 1",
+    ),
+    "rectified focal": (
+        [5, 5],
+        {"activation": "relu", "loss": "focal"},
+        ValueError,
+        "another loss than 'focal'",
     ),
     "imbalanced focal": (
         [5, 3],

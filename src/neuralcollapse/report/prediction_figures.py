@@ -104,7 +104,7 @@ def _threshold(threshold: float, low: float, high: float) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": "n*, up to which a class does not survive",
+        "name": "n*",
         "x": [rounded(threshold)] * 2,
         "y": [low, high],
         "line": {"color": "#888888", "width": 2, "dash": "dot"},

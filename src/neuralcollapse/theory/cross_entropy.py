@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuralcollapse.theory.assembly import assembled, described, statuses
+from neuralcollapse.theory.assembly import assembled
 from neuralcollapse.theory.class_losses import ClassLoss, SoftmaxLoss, SquaredLoss
 from neuralcollapse.theory.comparison import nearly_merged
 from neuralcollapse.theory.convex import Program, certified, solved
-from neuralcollapse.theory.matrices import GroupedMatrix, Groups
+from neuralcollapse.theory.matrices import Groups
 from neuralcollapse.theory.modes import root_between
 from neuralcollapse.theory.prediction import Prediction
 from neuralcollapse.theory.problem import SQUARED, Problem
@@ -69,7 +69,7 @@ def balanced(problem: Problem) -> Prediction:
         zero,
         loss_value + spectrum.cost(problem.decays),
         kind="simplex ETF" if size else "spectral",
-        regime=f"balanced {_NAMES[problem.loss]}; "
+        regime=f"balanced {LOSS_NAMES[problem.loss]}; "
         + (f"logit margin {size:.6g}" if size else "total collapse"),
         metastable=None,
         threshold=threshold,
@@ -79,7 +79,7 @@ def balanced(problem: Problem) -> Prediction:
     )
 
 
-_NAMES = {
+LOSS_NAMES = {
     "mse": "squared error",
     "weighted_mse": "class-weighted squared error",
     "ce": "cross entropy",
@@ -259,7 +259,7 @@ def _merging_threshold(problem: Problem) -> float | None:
 
 
 def _program_regime(problem: Problem, groups: Groups, spectrum: Spectrum) -> str:
-    name = _NAMES[problem.loss]
+    name = LOSS_NAMES[problem.loss]
     balance = "balanced" if problem.balanced else "imbalanced"
     if not spectrum.rank:
         return f"{balance} {name}; total collapse"
@@ -269,60 +269,3 @@ def _program_regime(problem: Problem, groups: Groups, spectrum: Spectrum) -> str
     if merged.any():
         return f"{regime}; minority collapse: {int(groups.sizes[merged].sum())} classes merge"
     return regime
-
-
-def rectified(problem: Problem) -> Prediction:
-    """Cross entropy, one layer without bias, features not negative: orthogonal class means.
-
-    The classes decouple, with logits m_k (e_k - 1 / K) and
-
-        m_k = max(0, log(sqrt(K (K - 1) n_k / (N^2 weight_decay feature_decay)) - K + 1))
-
-    A class is dead if n_k <= N^2 weight_decay feature_decay K / (K - 1).
-    """
-    counts, classes = problem.counts, problem.num_classes
-    reach = problem.num_samples * problem.nuclear_decay
-    inner = np.sqrt(classes * (classes - 1) * counts) / reach - classes + 1
-    margins = np.log(np.maximum(inner, 1.0))
-    lengths = margins * math.sqrt(1 - 1 / classes)
-    ratio = np.sqrt(problem.feature_decay * counts / problem.weight_decay[0])
-    losses = np.log1p((classes - 1) * np.exp(-margins))
-    objective = counts @ losses / problem.num_samples
-    objective += problem.nuclear_decay * (np.sqrt(counts) @ lengths)
-    threshold = reach**2 * classes / (classes - 1)
-
-    groups = Groups.alike(counts)
-    margin, length, slope = (groups.each(values) for values in (margins, lengths, ratio))
-    root = np.sqrt(groups.sizes / classes)
-    centring = np.eye(len(groups)) - np.outer(root, root)
-    # W = centring * diag(sqrt(squares)) Q^T, with Q the axes that the features lie on.
-    squares = classes / (classes - 1) * length * slope
-    inner = centring * np.sqrt(squares)
-    classifier = GroupedMatrix(groups, squares, inner @ inner.T)
-    features = GroupedMatrix(groups, length / slope, length / slope)
-    logits = GroupedMatrix(groups, margin, centring * margin)
-    repeated = np.repeat(np.sqrt(squares), groups.contrasts.astype(int))
-    values = np.concatenate([repeated, np.linalg.svd(inner, compute_uv=False)])
-    values = -np.sort(-values[values > 1e-9 * max(float(values.max()), 1e-300)])
-    alive = int((groups.sizes * (margin > 0)).sum())
-    return described(
-        problem,
-        classifier,
-        features,
-        logits,
-        np.zeros(len(groups)),
-        objective=float(objective),
-        kind="orthogonal frame" if problem.balanced and alive else "general orthogonal frame",
-        regime="cross entropy with features that cannot be negative: orthogonal class means, "
-        f"centred classifier; {alive} of {classes} classes survive",
-        threshold=threshold,
-        spinodal=threshold,
-        rank=min(alive, classes - 1),
-        status=statuses(groups, margin == 0, np.zeros(len(groups), dtype=bool)),
-        layers=(values,),
-        reference="Dang et al. 2024",
-        warnings=(
-            "features that cannot be negative have many bad local minima, in which classes share "
-            "an axis: a small initialisation is often stuck",
-        ),
-    )

@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 
 # Rounding of a threshold: a count this close to it, relatively, counts as equal.
 _EQUAL = 1e-12
+# Singular vectors of more modes that differ would take tens of gigabytes.
+_MOST_DISTINCT = 20_000
 # Singular values below this share of the largest are rounding of zero.
 _ROUNDING = 1e-13
 
@@ -106,6 +108,12 @@ def with_free_bias(problem: Problem) -> Prediction:
     narrow = problem.width is not None and problem.width < rank
     if narrow:
         groups = Groups.single(problem.num_classes)
+    if len(groups) > _MOST_DISTINCT:
+        raise ValueError(
+            f"counts must have at most {_MOST_DISTINCT} different values with a free bias, got "
+            f"{len(groups)}; round them, or leave the bias out"
+        )
+    if narrow:
         left, values, right = _centred_targets(counts)
     else:
         left, values, right = centred_modes(groups.sizes, groups.each(counts))
