@@ -16,6 +16,7 @@ from torch import Tensor
 from neuralcollapse.checks import check_finite
 from neuralcollapse.files import read_npz
 from neuralcollapse.train.config import TrainConfig, imbalance_ratio
+from neuralcollapse.train.glyph_sets import read_glyphs
 from neuralcollapse.train.picture_sets import read_aircraft, read_cifar100
 from neuralcollapse.train.samples import (
     AbstractSamples,
@@ -48,12 +49,13 @@ _FASHION_CLASSES = (
 class Source:
     """Labelled samples as they come, before they are cut.
 
-    `test` is None where the data has no test set of its own.
+    `test` and `validation` are None where the data has no such part of its own.
     """
 
     train: AbstractSamples
     test: AbstractSamples | None
     classes: tuple[str, ...]
+    validation: AbstractSamples | None = None
 
 
 @dataclass(frozen=True)
@@ -115,19 +117,20 @@ def cut(source: Source, config: TrainConfig) -> Data:
     if num_classes < 2:
         raise ValueError("data must have at least two classes, got one")
     counts = torch.bincount(source.train.labels, minlength=num_classes)
-    needed = 2 if source.test is not None else 3
+    needed = 1 + (source.test is None) + (source.validation is None)
     if int(counts.min()) < needed:
         rare = source.classes[int(counts.argmin())]
         raise ValueError(
             f"data must have at least {needed} samples of every class to be cut into parts, got "
             f"{int(counts.min())} of class {rare!r}; leave that class out"
         )
-    train, test = source.train, source.test
+    train, validation, test = source.train, source.validation, source.test
     if test is None:
         kept, taken = stratified_cut(train.labels, config.test_share, config.split_seed)
         train, test = train.subset(kept), train.subset(taken)
-    kept, taken = stratified_cut(train.labels, config.validation_share, config.split_seed + 1)
-    train, validation = train.subset(kept), train.subset(taken)
+    if validation is None:
+        kept, taken = stratified_cut(train.labels, config.validation_share, config.split_seed + 1)
+        train, validation = train.subset(kept), train.subset(taken)
     ratio = imbalance_ratio(config.imbalance)
     if ratio > 1 or config.limit is not None:
         if config.limit is not None and config.limit < num_classes:
@@ -241,6 +244,13 @@ def _wordnet(config: TrainConfig) -> Source:
 def _synthetic_tree(config: TrainConfig) -> Source:
     samples, classes = read_synthetic_tree(config.data)
     return Source(samples, None, classes)
+
+
+def _glyphs(config: TrainConfig) -> Source:
+    _check_pillow(config)
+    shares = config.validation_share, config.test_share
+    train, validation, test, classes = read_glyphs(data_roots(config), *shares, config.split_seed)
+    return Source(train, test, classes, validation)
 
 
 def _npz(config: TrainConfig) -> Source:
@@ -400,6 +410,12 @@ DATA_SETS: tuple[DataSet, ...] = (
         _synthetic_tree,
         "clouds on a tree of any size, 16 classes by default; --hierarchy synthetic-tree",
         "nothing",
+    ),
+    DataSet(
+        "glyphs",
+        _glyphs,
+        "104 Latin, Greek and Cyrillic letters in the fonts of this machine; --hierarchy glyphs",
+        "three families of fonts, or --data-root FOLDER of fonts",
     ),
     DataSet(
         "npz",
