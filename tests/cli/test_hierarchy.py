@@ -61,6 +61,7 @@ def test_built_in_trees_folders_headers_and_orders(tmp_path: Path) -> None:
     assert counts == {"1": 200, "2": 525, "3": 1050, "4": 900, "5": 2275}
     assert "Ankle boot  9" in run("hierarchy", "fashion-mnist").assert_ok()
     assert "bird n01503061" in run("hierarchy", "wordnet").assert_ok()
+    assert "Greek Γ" in run("hierarchy", "glyphs").assert_ok()
     for name in ("a/x", "a/y", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
     assert "3 classes, 5 nodes" in run("hierarchy", tmp_path / "data").assert_ok()

@@ -1,10 +1,6 @@
 """Data sets: where they come from, and their training, validation and test parts."""
 
-import gzip
-import math
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +12,7 @@ from torch import Tensor
 from neuralcollapse.checks import check_finite
 from neuralcollapse.files import read_npz
 from neuralcollapse.train.config import TrainConfig, imbalance_ratio
+from neuralcollapse.train.fashion_mnist import read_fashion_mnist
 from neuralcollapse.train.glyph_sets import read_glyphs
 from neuralcollapse.train.picture_sets import read_aircraft, read_cifar100
 from neuralcollapse.train.samples import (
@@ -30,19 +27,6 @@ from neuralcollapse.train.text_sets import read_wordnet
 
 DATA_ROOT_VARIABLE = "NEURALCOLLAPSE_DATA"
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
-_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-_FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 
 
 @dataclass(frozen=True)
@@ -168,72 +152,7 @@ def _aircraft(config: TrainConfig) -> Source:
 
 
 def _fashion_mnist(config: TrainConfig) -> Source:
-    roots = data_roots(config)
-    places = [root / inner for root in roots for inner in ("", "fashion-mnist", "FashionMNIST/raw")]
-    places.append(_DEBIAN_FASHION_MNIST)
-    for place in places:
-        if _idx_file(place, "train-images-idx3-ubyte") is not None:
-            parts = [
-                TensorSamples(
-                    _read_idx(place, f"{part}-images-idx3-ubyte", 3).unsqueeze(1),
-                    _read_idx(place, f"{part}-labels-idx1-ubyte", 1).long(),
-                )
-                for part in ("train", "t10k")
-            ]
-            for part in parts:
-                known = len(part.labels) > 0 and int(part.labels.max()) < len(_FASHION_CLASSES)
-                if len(part.values) != len(part.labels) or not known:
-                    raise ValueError(f"{place} does not hold Fashion-MNIST: its files do not match")
-            return Source(parts[0], parts[1], _FASHION_CLASSES)
-    return _fashion_mnist_by_torchvision(config, places)
-
-
-def _fashion_mnist_by_torchvision(config: TrainConfig, places: list[Path]) -> Source:
-    looked = ", ".join(str(place) for place in places)
-    advice = (
-        f"fashion-mnist was not found in {looked}; install Debian's package dataset-fashion-mnist, "
-        "or put its four IDX files under --data-root, or pip install 'neuralcollapse[vision]' to "
-        "download it"
-    )
-    try:
-        from torchvision.datasets import (  # pyright: ignore[reportMissingImports]
-            FashionMNIST,
-        )
-    except (ImportError, RuntimeError):
-        raise ValueError(advice) from None
-    root = config.data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data"
-    try:
-        parts = [FashionMNIST(root, train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{advice}; torchvision could not download it: {error}") from None
-    train, test = (TensorSamples(p.data.unsqueeze(1), p.targets.long()) for p in parts)
-    return Source(train, test, _FASHION_CLASSES)
-
-
-def _idx_file(folder: Path, name: str) -> Path | None:
-    for file in (folder / f"{name}.gz", folder / name):
-        if file.is_file():
-            return file
-    return None
-
-
-def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
-    """An array in the IDX format: zero, zero, type, dimensions, sizes, then the values."""
-    file = _idx_file(folder, name)
-    if file is None:
-        raise ValueError(f"{folder / name} is missing; all four IDX files are needed")
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
-    header = 4 + 4 * dimensions
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
-        raise ValueError(f"{file} is not an IDX file of bytes with {dimensions} dimensions")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        raise ValueError(f"{file} is damaged: its length does not fit its header")
-    values = np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
-    return torch.from_numpy(values.copy())
+    return Source(*read_fashion_mnist(data_roots(config)))
 
 
 def _wordnet(config: TrainConfig) -> Source:
