@@ -17,6 +17,7 @@ import pytest
 
 from cli.command import run, stopped
 from neuralcollapse.cli.main import app
+from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.record import Run, find_runs
 from neuralcollapse.train.config import TrainConfig
 from train.runs import assert_same_run, plain_rows
@@ -194,6 +195,26 @@ def test_without_a_choice_two_methods_are_trained_and_reported(tmp_path: Path) -
 def test_a_choice_trains_one_method(tmp_path: Path) -> None:
     run("train", "--out", tmp_path / "out", *SMALL, "--head", "cosine").assert_ok()
     assert [run.name for run in find_runs(tmp_path / "out")] == ["cross-entropy-cosine"]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["file", "of the data"])
+def test_a_frame_of_the_hierarchy_reports_the_mistakes(tmp_path: Path, given: bool) -> None:
+    tree = tmp_path / "tree.json"
+    tree.write_text(run("hierarchy", "wordnet", "--json").assert_ok())
+    arguments = ["--data", "wordnet:buckets=64", "--limit", 122, "--epochs", 1, "--width", 16]
+    arguments += ["--loss", "frame-cosine", "--frame", "hierarchy:decay_rate=2"]
+    arguments += ["--hierarchy", tree] if given else []
+    shown = run("train", *arguments, "--out", tmp_path / "out").assert_ok()
+    (line,) = [line for line in shown.splitlines() if line.startswith("mistake_severity ")]
+    _, value, best, chance = line.split()
+    assert float(best) < float(value)
+    # The mean distance of two different classes, each as likely as the others.
+    counts = Hierarchy.wordnet().pair_counts()
+    mean = sum(distance * count for distance, count in counts.items()) / sum(counts.values())
+    assert float(chance) == pytest.approx(mean, rel=1e-3)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for heading in ("Mistakes on the tree", "The tree with its mistakes", "What is taken for what"):
+        assert heading in page
 
 
 def test_by_default_the_next_free_folder_is_taken(

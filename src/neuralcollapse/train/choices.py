@@ -54,7 +54,14 @@ _WITHOUT_BIAS = {
 _USUAL_FRAME = {"frame-cosine": "hierarchy", "barz-denzler": "hierarchy"}
 _OF_A_HIERARCHY = ("hierarchical-cross-entropy", "soft-labels")
 # Data sets that come with a hierarchy of their classes, of the same name.
-WITH_HIERARCHY = ("cifar100", "fashion-mnist", "fgvc-aircraft", "wordnet", "synthetic-tree")
+WITH_HIERARCHY = (
+    "cifar100",
+    "fashion-mnist",
+    "fgvc-aircraft",
+    "glyphs",
+    "synthetic-tree",
+    "wordnet",
+)
 # Heads that hold a frame.
 _FRAMED = ("fixed", "rotated")
 

@@ -49,8 +49,8 @@ class TrainConfig:
         "Data",
         None,
         "Hierarchy of the classes: a file (see `neuralcollapse hierarchy`), cifar100, "
-        "fashion-mnist, wordnet, or with their data fgvc-aircraft and synthetic-tree; where the "
-        "method needs one, that of the data by default.",
+        "fashion-mnist, wordnet, or with their data fgvc-aircraft, glyphs and synthetic-tree; "
+        "where the method needs one, that of the data by default.",
     )
     distances: str = _option(
         "Data",

@@ -38,6 +38,7 @@ from neuralcollapse.train.backbones import Standardize, make_backbone
 from neuralcollapse.train.choices import head_choice, loss_choice
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data, data_roots
+from neuralcollapse.train.glyph_sets import glyph_hierarchy
 from neuralcollapse.train.picture_sets import aircraft_hierarchy
 from neuralcollapse.train.samples import seeded
 from neuralcollapse.train.synthetic_tree import synthetic_hierarchy
@@ -165,15 +166,14 @@ def class_hierarchy(config: TrainConfig, classes: Sequence[str]) -> Hierarchy | 
     """
     if config.hierarchy is None:
         return None
-    known = {
+    known: dict[str, Callable[[], Hierarchy]] = {
         "cifar100": Hierarchy.cifar100,
         "fashion-mnist": Hierarchy.fashion_mnist,
+        "fgvc-aircraft": lambda: aircraft_hierarchy(data_roots(config)),
+        "glyphs": glyph_hierarchy,
+        "synthetic-tree": lambda: synthetic_hierarchy(classes),
         "wordnet": Hierarchy.wordnet,
     }
-    if config.hierarchy == "synthetic-tree":
-        known["synthetic-tree"] = functools.partial(synthetic_hierarchy, classes)
-    if config.hierarchy == "fgvc-aircraft":
-        known["fgvc-aircraft"] = functools.partial(aircraft_hierarchy, data_roots(config))
     found = known.get(config.hierarchy)
     hierarchy = Hierarchy.from_file(config.hierarchy) if found is None else found()
     lacking = [name for name in classes if name not in hierarchy.nodes]
