@@ -360,6 +360,8 @@ METRIC_PARTS = {
     "binned_calibration": "test_mistakes.py: calibration_error",
     "check_confidences": "test_mistakes.py: calibration_error",
     "discounts": "test_mistakes.py: preference_score",
+    "WhitenedSpread": "test_variability.py: nc1 without a (d, d) array",
+    "between_condition": "test_variability.py: rank and condition",
     "SpreadWithin": "test_uniformity.py: hug_intra in parts",
     "least_mean_energy": "test_uniformity.py: the gap vanishes at every closed form",
 }

@@ -19,6 +19,7 @@ from neuralcollapse.geometry import Geometry
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
 from neuralcollapse.metrics.uniformity import SpreadWithin
+from neuralcollapse.metrics.variability import WhitenedSpread, between_condition
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
@@ -31,6 +32,8 @@ _REGIMES = {
 }
 # Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
+# A (d, d) scatter up to this many bytes is accumulated unless told otherwise: d = 5792.
+_SCATTER_BYTES = 1 << 28
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
 _MOST_CLASSES = 1 << 24
 
@@ -167,6 +170,7 @@ def measure(
     global_mean: GlobalMean = "class",
     split: str | None = None,
     ignore_index: int | None = -100,
+    scatter: bool | None = None,
     distributed: bool = False,
     progress: bool = True,
 ) -> Measurement:
@@ -192,6 +196,9 @@ def measure(
         split: what the data is, for the record, e.g. "train".
         ignore_index: samples with this label are left out, as torch's cross entropy does; None
             for none.
+        scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
@@ -221,7 +228,7 @@ def measure(
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
-        statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
+        statistics, kept, same_again = _accumulate(batches, tap, loader, normalize, scatter)
         if distributed:
             statistics = statistics.merge_processes()
         # Only now: the part of one process may be empty, and the others wait for it.
@@ -261,6 +268,7 @@ def measure_features(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     split: str | None = None,
+    scatter: bool | None = None,
 ) -> Measurement:
     """Measure how collapsed features are; torch tensors or numpy arrays.
 
@@ -274,6 +282,9 @@ def measure_features(
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
+        scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
 
     Raises:
         TypeError: if features are not floating point or labels are not integers.
@@ -313,7 +324,8 @@ def measure_features(
                 f"{num_classes - 1}; pass num_classes if that is meant"
             )
     shown = directions(features) if normalize else features
-    statistics = ClassStatistics.from_features(shown, labels, num_classes)
+    kept_scatter = wants_scatter(scatter, features.shape[1])
+    statistics = ClassStatistics.from_features(shown, labels, num_classes, scatter=kept_scatter)
     kept = [(features, labels)]
     look = second_look(statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean)
     return conclude(
@@ -344,14 +356,25 @@ class _Look:
     known: dict[str, float | str]
 
 
+def wants_scatter(scatter: bool | None, dim: int) -> bool:
+    """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
+    return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
 def _accumulate(
-    batches: Batches, tap: FeatureTap, loader: Iterable[Any], normalize: bool
+    batches: Batches,
+    tap: FeatureTap,
+    loader: Iterable[Any],
+    normalize: bool,
+    scatter: bool | None,
 ) -> tuple[ClassStatistics, list[tuple[Tensor, Tensor]], Iterable[tuple[Tensor, Tensor]] | None]:
     """(statistics, the features if they are few enough to keep, else the same batches again)."""
     num_classes, dim = tap.weight.shape
     # Double precision is not to be had on every accelerator.
     home = "cpu" if tap.weight.device.type == "mps" else tap.weight.device
-    accumulator = StatisticsAccumulator(num_classes, dim, device=home)
+    accumulator = StatisticsAccumulator(
+        num_classes, dim, scatter=wants_scatter(scatter, dim), device=home
+    )
     kept: list[tuple[Tensor, Tensor]] = []
     kept_bytes = 0
     for features, labels in batches("measuring"):
@@ -379,8 +402,12 @@ def second_look(
     if batches is None:
         reason = "features did not fit into memory and the loader runs only once"
         decision = {} if weight is None else {"nc4_disagreement": reason}
-        return _Look(None, {**decision, "hug_intra": reason})
+        variability = {} if statistics.scatter is not None else {"nc1": reason}
+        return _Look(None, {**decision, **variability, "hug_intra": reason})
     nearest, spread = NearestMean(statistics), SpreadWithin(statistics, global_mean=global_mean)
+    whitened = None
+    if statistics.scatter is None:
+        whitened = WhitenedSpread(statistics, global_mean=global_mean)
     home = statistics.means.device
 
     def rule(block: Tensor) -> Tensor:
@@ -392,14 +419,21 @@ def second_look(
     counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
     for features, labels in batches:
         features, labels = features.to(home), labels.to(home)
-        spread.update(directions(features) if normalize else features, labels)
+        shown = directions(features) if normalize else features
+        spread.update(shown, labels)
+        if whitened is not None:
+            whitened.update(shown, labels)
         if weight is not None:
             differing, correct = decision_counts(rule, features, weight, bias, labels)
             counts += torch.tensor([differing, correct, len(features)], device=home)
     if distributed and num_processes() > 1:
         dist.all_reduce(counts)
         dist.all_reduce(spread.totals)
+        if whitened is not None:
+            dist.all_reduce(whitened.totals)
     known: dict[str, float | str] = {"hug_intra": float(spread.result())}
+    if whitened is not None:
+        known["nc1"] = float(whitened.result())
     if weight is None:
         return _Look(None, known)
     differing, correct, total = counts.tolist()
@@ -430,8 +464,10 @@ def conclude(
         "classifier": classifier,
         "global_mean": means[global_mean],
         "within_covariance": "divided by the number of samples",
-        "between_covariance": "divided by the number of classes seen",
-        "nc1": "divided by the number of classes seen",
+        "between_covariance": "divided by the number of classes seen"
+        + _condition(statistics, global_mean),
+        "nc1": "divided by the number of classes seen"
+        + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
         "nc4": "Euclidean distance to class means of the same data",
     }
@@ -446,6 +482,15 @@ def conclude(
         weight=weight,
         bias=bias,
     )
+
+
+def _condition(statistics: ClassStatistics, global_mean: GlobalMean) -> str:
+    """What is said of the matrix whose pseudo-inverse NC1 takes."""
+    rank, condition = between_condition(statistics, global_mean=global_mean)
+    if math.isnan(condition):
+        return ""
+    size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
+    return f"; rank {rank}, {size}"
 
 
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:

@@ -18,7 +18,13 @@ from neuralcollapse.checks import (
 )
 from neuralcollapse.files import read_npz, read_tensors
 from neuralcollapse.jackknife import Interval, jackknife_intervals
-from neuralcollapse.measurement import Measurement, as_tensor, conclude, second_look
+from neuralcollapse.measurement import (
+    Measurement,
+    as_tensor,
+    conclude,
+    second_look,
+    wants_scatter,
+)
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
@@ -103,6 +109,7 @@ def measure_shards(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     split: str | None = None,
+    scatter: bool | None = None,
     skip_bad: bool = False,
     jackknife: bool = False,
 ) -> ShardMeasurement:
@@ -120,6 +127,9 @@ def measure_shards(
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
+        scatter: accumulate the (d, d) scatter; without it `nc1` takes a second look at the files,
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
         jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
@@ -142,7 +152,7 @@ def measure_shards(
     if weight is not None:
         weight = as_tensor("weight", weight)
     bias = None if bias is None else as_tensor("bias", bias)
-    shards = _Shards(weight, bias, num_classes, normalize)
+    shards = _Shards(weight, bias, num_classes, normalize, scatter)
     kept: list[Path] = []
     skipped: dict[Path, str] = {}
     parts: list[ClassStatistics] = []
@@ -196,11 +206,17 @@ class _Shards:
     """What the files have in common: their width, and a classifier that one of them may hold."""
 
     def __init__(
-        self, weight: Tensor | None, bias: Tensor | None, num_classes: int | None, normalize: bool
+        self,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        num_classes: int | None,
+        normalize: bool,
+        scatter: bool | None,
     ):
         self.weight, self.bias = weight, bias
         self._given = weight is not None
         self._num_classes, self._normalize = num_classes, normalize
+        self._scatter = scatter
         self._dim = None if weight is None else weight.shape[-1]
 
     def statistics(self, path: Path, deal: int) -> list[ClassStatistics]:
@@ -222,7 +238,10 @@ class _Shards:
         shown = directions(features) if self._normalize else features
         parts = []
         for number in range(deal):
-            accumulator = StatisticsAccumulator(fixed or max(most, 1), features.shape[1])
+            dim = features.shape[1]
+            accumulator = StatisticsAccumulator(
+                fixed or max(most, 1), dim, scatter=wants_scatter(self._scatter, dim)
+            )
             accumulator.update(shown[number::deal], labels[number::deal])
             parts.append(accumulator.result())
         # Only now that all of the file is known to be good.

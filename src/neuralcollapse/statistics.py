@@ -406,7 +406,9 @@ class StatisticsAccumulator:
         An anchor is one of the class's n samples, so these squares are at most n + 1 times the
         spread, and little cancels when `result` takes them to the mean.
         """
-        rows = _LIGHT_ROWS if self.device.type == "cpu" else max(1, len(features))
+        rows = min(_LIGHT_ROWS, max(1, _BLOCK_NUMBERS // self.dim))
+        if self.device.type != "cpu":
+            rows = max(1, len(features))
         buffers = self._room_for(anchors, min(rows, len(features)))
         squares = anchors.new_empty(len(features))
         for start in range(0, len(features), rows):

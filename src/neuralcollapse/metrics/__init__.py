@@ -39,6 +39,8 @@ from neuralcollapse.metrics.uniformity import gnc2_margin as gnc2_margin
 from neuralcollapse.metrics.uniformity import hug_inter as hug_inter
 from neuralcollapse.metrics.uniformity import hug_intra as hug_intra
 from neuralcollapse.metrics.uniformity import least_mean_energy as least_mean_energy
+from neuralcollapse.metrics.variability import WhitenedSpread as WhitenedSpread
+from neuralcollapse.metrics.variability import between_condition as between_condition
 from neuralcollapse.metrics.variability import cdnv as cdnv
 from neuralcollapse.metrics.variability import nc1 as nc1
 from neuralcollapse.metrics.variability import nc1_trace_ratio as nc1_trace_ratio
