@@ -17,9 +17,10 @@ from neuralcollapse.checks import check_finite, check_labels, check_matrix, chec
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
+from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
 from neuralcollapse.metrics.uniformity import SpreadWithin
-from neuralcollapse.metrics.variability import WhitenedSpread, between_condition
+from neuralcollapse.metrics.whitened import WhitenedSpread, between_condition
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
@@ -34,6 +35,8 @@ _REGIMES = {
 _KEPT_BYTES = 1 << 30
 # A (d, d) scatter up to this many bytes is accumulated unless told otherwise: d = 5792.
 _SCATTER_BYTES = 1 << 28
+# From this share of the within-class variance on, rounding of the features is told.
+_MOST_ROUNDING = 0.05
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
 _MOST_CLASSES = 1 << 24
 
@@ -49,6 +52,8 @@ class Measurement:
         counts: samples per class.
         dim: d, the width of the features, or None where an old record does not say.
         accuracy: share of samples that the classifier gets right, or None without a classifier.
+        notes: what else to know of the numbers: the condition of the between-class covariance, and
+            whether the number format of the features made part of the collapse.
         statistics: of the features; not saved.
         weight: (K, d), the classifier that was measured, or None; not saved.
         bias: (K,), its bias, or None; not saved.
@@ -60,6 +65,7 @@ class Measurement:
     counts: tuple[int, ...]
     dim: int | None = None
     accuracy: float | None = None
+    notes: tuple[str, ...] = ()
     statistics: ClassStatistics | None = field(default=None, repr=False)
     weight: Tensor | None = field(default=None, repr=False)
     bias: Tensor | None = field(default=None, repr=False)
@@ -82,6 +88,23 @@ class Measurement:
     def _num_seen(self) -> int:
         return len(self.counts) - len(self.absent)
 
+    @property
+    def null(self) -> dict[str, float]:
+        """Values that pure noise would give for these class sizes, by key, where they are known."""
+        if self.dim is None or self.conventions.get("features", "raw") != "raw":
+            return {}
+        found = null_values(torch.tensor(self.counts), self.dim)
+        return {key: value for key, value in found.items() if key in self.metrics}
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """Values below which so many classes in so few dimensions cannot fall, by key."""
+        if self.dim is None:
+            return {}
+        shape = self._num_seen, self.dim
+        floors = {row.key: row.floor(*shape) for row in METRICS if row.floor is not None}
+        return {key: value for key, value in floors.items() if value > 0 and key in self.metrics}
+
     def geometry(self, global_mean: GlobalMean = "class") -> Geometry:
         """Gram blocks of the centred means and classifier rows of the classes seen."""
         if self.statistics is None:
@@ -103,6 +126,9 @@ class Measurement:
             "dim": self.dim,
             "regime": self.regime,
             "accuracy": self.accuracy,
+            "null": self.null,
+            "floor": self.floor,
+            "notes": list(self.notes),
         }
 
     @staticmethod
@@ -117,6 +143,7 @@ class Measurement:
                 counts=tuple(int(count) for count in values["counts"]),
                 dim=None if values.get("dim") is None else int(values["dim"]),
                 accuracy=None if values["accuracy"] is None else float(values["accuracy"]),
+                notes=tuple(str(note) for note in values.get("notes", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
@@ -135,7 +162,9 @@ class Measurement:
 
     def __str__(self) -> str:
         """A table with every convention below it."""
-        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8}  meaning"]
+        null, floor = self.null, self.floor
+        head = f"{'metric':<25} {'value':>12}  {'collapse':>8}  {'noise':>8}  {'floor':>8}  meaning"
+        lines = [head]
         for metric in METRICS:
             value, target = self.metrics.get(metric.key, math.nan), metric.at_collapse
             if self.dim is not None:
@@ -143,9 +172,13 @@ class Measurement:
             shown = f"{value:>12.6g}" if math.isfinite(value) else f"{'-':>12}"
             known = isinstance(target, float | int) and math.isfinite(target)
             collapse = f"{target:>8.4g}" if known else f"{'-':>8}"
-            lines.append(f"{metric.key:<22} {shown}  {collapse}  {metric.summary}")
+            beside = "  ".join(
+                f"{one[metric.key]:>8.4g}" if metric.key in one else f"{'-':>8}"
+                for one in (null, floor)
+            )
+            lines.append(f"{metric.key:<25} {shown}  {collapse}  {beside}  {metric.summary}")
         if self.accuracy is not None:
-            lines.append(f"{'accuracy':<22} {self.accuracy:>12.6g}")
+            lines.append(f"{'accuracy':<25} {self.accuracy:>12.6g}")
         reasons: dict[str, list[str]] = {}
         for key, reason in self.undefined.items():
             reasons.setdefault(reason, []).append(key)
@@ -155,6 +188,7 @@ class Measurement:
         lines.append(f"samples: {sum(self.counts)} in {len(self.counts)} classes")
         if self.absent:
             lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"{name}: {value}" for name, value in self.conventions.items()]
         return "\n".join(lines)
 
@@ -228,7 +262,7 @@ def measure(
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
-        statistics, kept, same_again = _accumulate(batches, tap, loader, normalize, scatter)
+        statistics, kept, same_again, dtype = _accumulate(batches, tap, loader, normalize, scatter)
         if distributed:
             statistics = statistics.merge_processes()
         # Only now: the part of one process may be empty, and the others wait for it.
@@ -255,6 +289,7 @@ def measure(
             global_mean=global_mean,
             split=split,
             layer=tap.name,
+            dtype=dtype,
         )
 
 
@@ -337,6 +372,7 @@ def measure_features(
         global_mean=global_mean,
         split=split,
         layer=None,
+        dtype=features.dtype,
     )
 
 
@@ -367,8 +403,13 @@ def _accumulate(
     loader: Iterable[Any],
     normalize: bool,
     scatter: bool | None,
-) -> tuple[ClassStatistics, list[tuple[Tensor, Tensor]], Iterable[tuple[Tensor, Tensor]] | None]:
-    """(statistics, the features if they are few enough to keep, else the same batches again)."""
+) -> tuple[
+    ClassStatistics,
+    list[tuple[Tensor, Tensor]],
+    Iterable[tuple[Tensor, Tensor]] | None,
+    torch.dtype | None,
+]:
+    """(statistics, the features if few enough to keep, else the same batches again, their type)."""
     num_classes, dim = tap.weight.shape
     # Double precision is not to be had on every accelerator.
     home = "cpu" if tap.weight.device.type == "mps" else tap.weight.device
@@ -376,16 +417,16 @@ def _accumulate(
         num_classes, dim, scatter=wants_scatter(scatter, dim), device=home
     )
     kept: list[tuple[Tensor, Tensor]] = []
-    kept_bytes = 0
+    kept_bytes, dtype = 0, None
     for features, labels in batches("measuring"):
         accumulator.update(directions(features) if normalize else features, labels)
-        kept_bytes += features.nbytes
+        kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
             kept.append((features, labels))
         else:
             kept.clear()
     again = None if isinstance(loader, Iterator) else batches("measuring decisions")
-    return accumulator.result(), kept, again
+    return accumulator.result(), kept, again, dtype
 
 
 def second_look(
@@ -452,6 +493,7 @@ def conclude(
     global_mean: GlobalMean,
     split: str | None,
     layer: str | None,
+    dtype: torch.dtype | None = None,
 ) -> Measurement:
     """The measurement of statistics and a second look, with its conventions."""
     values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=look.known)
@@ -464,8 +506,7 @@ def conclude(
         "classifier": classifier,
         "global_mean": means[global_mean],
         "within_covariance": "divided by the number of samples",
-        "between_covariance": "divided by the number of classes seen"
-        + _condition(statistics, global_mean),
+        "between_covariance": "divided by the number of classes seen",
         "nc1": "divided by the number of classes seen"
         + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
@@ -478,19 +519,32 @@ def conclude(
         counts=tuple(statistics.counts.tolist()),
         dim=statistics.dim,
         accuracy=look.accuracy,
+        notes=_notes(statistics, global_mean, dtype),
         statistics=statistics,
         weight=weight,
         bias=bias,
     )
 
 
-def _condition(statistics: ClassStatistics, global_mean: GlobalMean) -> str:
-    """What is said of the matrix whose pseudo-inverse NC1 takes."""
+def _notes(
+    statistics: ClassStatistics, global_mean: GlobalMean, dtype: torch.dtype | None
+) -> tuple[str, ...]:
+    """What a reader of NC1 should know: the matrix it inverts, and the format of the features."""
+    notes = []
     rank, condition = between_condition(statistics, global_mean=global_mean)
-    if math.isnan(condition):
-        return ""
-    size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
-    return f"; rank {rank}, {size}"
+    if not math.isnan(condition):
+        size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
+        notes.append(f"between-class covariance: rank {rank}, {size}")
+    if dtype in (torch.float16, torch.bfloat16):
+        share = rounding_share(statistics, dtype)
+        if share > _MOST_ROUNDING:
+            name = str(dtype).removeprefix("torch.")
+            how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
+            notes.append(
+                f"of the within-class variance {how}: the number format and not the network makes "
+                "such a collapse; measure features of float32"
+            )
+    return tuple(notes)
 
 
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:

@@ -194,6 +194,7 @@ def measure_shards(
         global_mean=global_mean,
         split=split,
         layer=None,
+        dtype=shards.dtype,
     )
     intervals = {}
     if jackknife:
@@ -217,6 +218,7 @@ class _Shards:
         self._given = weight is not None
         self._num_classes, self._normalize = num_classes, normalize
         self._scatter = scatter
+        self.dtype: torch.dtype | None = None  # the coarsest of the features'
         self._dim = None if weight is None else weight.shape[-1]
 
     def statistics(self, path: Path, deal: int) -> list[ClassStatistics]:
@@ -245,6 +247,8 @@ class _Shards:
             accumulator.update(shown[number::deal], labels[number::deal])
             parts.append(accumulator.result())
         # Only now that all of the file is known to be good.
+        if self.dtype is None or torch.finfo(features.dtype).eps > torch.finfo(self.dtype).eps:
+            self.dtype = features.dtype
         self._dim = features.shape[1]
         if weight is not None:
             self.weight, self.bias = weight, bias

@@ -13,7 +13,7 @@ import torch
 import reference.metrics
 from cases import World, simplex_vertices, world, world_cases
 from neuralcollapse import ClassStatistics, measure_features, nc1
-from neuralcollapse.metrics.variability import WhitenedSpread, between_condition
+from neuralcollapse.metrics.whitened import WhitenedSpread, between_condition
 
 
 @pytest.mark.parametrize("global_mean", ["class", "sample"])
@@ -84,10 +84,10 @@ def test_rank_and_condition_are_those_of_the_covariance() -> None:
 
 def test_the_condition_is_said() -> None:
     w = world("noisy", simplex_vertices(5, 8), 12, 0.3)
-    said = measure_features(w.features, w.labels).conventions["between_covariance"]
-    assert "rank 4, condition " in said
-    one = measure_features(w.features, torch.zeros(len(w.labels), dtype=torch.int64))
-    assert "condition" not in one.conventions["between_covariance"]
+    found = measure_features(w.features, w.labels)
+    assert any("rank 4, condition " in note for note in found.notes)
+    assert "note: between-class covariance: rank 4" in str(found)
+    assert measure_features(w.features, torch.zeros(len(w.labels), dtype=torch.int64)).notes == ()
 
 
 WIDE = """
