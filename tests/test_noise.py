@@ -158,9 +158,9 @@ def test_the_share_of_rounding_is_what_rounding_adds(dtype: torch.dtype, offset:
     assert grown == pytest.approx(1 / 30, rel=0.4)
 
 
-# NC1 of isotropic noise of trace r is r (K-1)^2 / (d K) = r 81 / 5120. Known: measured NC1 over true
-# is 1.05 for bfloat16 at NC1 = 1e-6 and 1.46 at 1e-7, with an offset of 10 it is 1.39 at 1e-5; for
-# float16 it is 1.07 at 1e-8.
+# NC1 of isotropic noise of trace r is r (K-1)^2 / (d K) = r 81 / 5120. Known, as NC1 measured over
+# true NC1: 1.05 for bfloat16 at 1e-6 and 1.46 at 1e-7, with an offset of 10 it is 1.39 at 1e-5; for
+# float16 1.07 at 1e-8.
 LEVELS = [
     (torch.bfloat16, 0.0, 1e-4, False),
     (torch.bfloat16, 0.0, 1e-7, True),

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from neuralcollapse.classifier import head_operands as head_operands
     from neuralcollapse.classifier import to_head as to_head
+    from neuralcollapse.cluster import measure_shards_on_ray as measure_shards_on_ray
     from neuralcollapse.decisions import conditional_risk as conditional_risk
     from neuralcollapse.decisions import minimum_risk as minimum_risk
     from neuralcollapse.energy import gaussian_energy as gaussian_energy
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
     "classifier": "head_operands to_head",
+    "cluster": "measure_shards_on_ray",
     "decisions": "conditional_risk minimum_risk",
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frame_classifier": "FrameClassifier ResidualTransform",

@@ -380,7 +380,7 @@ Batches = Callable[[str], Iterable[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What a look at the features tells once the class means are known.
 
     Attributes:
@@ -429,6 +429,68 @@ def _accumulate(
     return accumulator.result(), kept, again, dtype
 
 
+class SecondLook:
+    """What is to be seen of features once their class means are known, summed over batches.
+
+    The classifier beside the nearest mean and the labels, and features beside their means. `totals`
+    of parts of the data add up.
+    """
+
+    def __init__(
+        self,
+        statistics: ClassStatistics,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        normalize: bool,
+        global_mean: GlobalMean,
+    ):
+        home = statistics.means.device
+        self._statistics, self._normalize = statistics, normalize
+        self._weight = None if weight is None else weight.to(home)
+        self._bias = None if bias is None else bias.to(home)
+        self._nearest = NearestMean(statistics)
+        self._spread = SpreadWithin(statistics, global_mean=global_mean)
+        self._whitened = None
+        if statistics.scatter is None:
+            self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
+        self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+
+    @property
+    def totals(self) -> list[Tensor]:
+        """The sums, to be added to in place."""
+        parts = [self._spread] if self._whitened is None else [self._spread, self._whitened]
+        return [self._counts, *(part.totals for part in parts)]
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features (N, d), labels (N,)."""
+        home = self._statistics.means.device
+        features, labels = features.to(home), labels.to(home)
+        shown = directions(features) if self._normalize else features
+        self._spread.update(shown, labels)
+        if self._whitened is not None:
+            self._whitened.update(shown, labels)
+        if self._weight is not None:
+            decided = decision_counts(self._rule, features, self._weight, self._bias, labels)
+            self._counts += torch.tensor([*decided, len(features)], device=home)
+
+    def result(self) -> Look:
+        """Metrics and accuracy of what was added."""
+        known: dict[str, float | str] = {"hug_intra": float(self._spread.result())}
+        if self._whitened is not None:
+            known["nc1"] = float(self._whitened.result())
+        if self._weight is None:
+            return Look(None, known)
+        differing, correct, total = self._counts.tolist()
+        enough = int(self._statistics.seen.sum()) > 1
+        known["nc4_disagreement"] = differing / total if enough else math.nan
+        return Look(correct / total, known)
+
+    def _rule(self, block: Tensor) -> Tensor:
+        # The classifier decides on what it was given; only the means are of unit features.
+        return self._nearest(directions(block) if self._normalize else block)
+
+
 def second_look(
     statistics: ClassStatistics,
     weight: Tensor | None,
@@ -438,56 +500,27 @@ def second_look(
     normalize: bool,
     global_mean: GlobalMean,
     distributed: bool = False,
-) -> _Look:
+) -> Look:
     """Compare the classifier with nearest mean and labels, and features with their means."""
     if batches is None:
         reason = "features did not fit into memory and the loader runs only once"
         decision = {} if weight is None else {"nc4_disagreement": reason}
         variability = {} if statistics.scatter is not None else {"nc1": reason}
-        return _Look(None, {**decision, **variability, "hug_intra": reason})
-    nearest, spread = NearestMean(statistics), SpreadWithin(statistics, global_mean=global_mean)
-    whitened = None
-    if statistics.scatter is None:
-        whitened = WhitenedSpread(statistics, global_mean=global_mean)
-    home = statistics.means.device
-
-    def rule(block: Tensor) -> Tensor:
-        # The classifier decides on what it was given; only the means are of unit features.
-        return nearest(directions(block) if normalize else block)
-
-    if weight is not None:
-        weight, bias = weight.to(home), None if bias is None else bias.to(home)
-    counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+        return Look(None, {**decision, **variability, "hug_intra": reason})
+    look = SecondLook(statistics, weight, bias, normalize=normalize, global_mean=global_mean)
     for features, labels in batches:
-        features, labels = features.to(home), labels.to(home)
-        shown = directions(features) if normalize else features
-        spread.update(shown, labels)
-        if whitened is not None:
-            whitened.update(shown, labels)
-        if weight is not None:
-            differing, correct = decision_counts(rule, features, weight, bias, labels)
-            counts += torch.tensor([differing, correct, len(features)], device=home)
+        look.update(features, labels)
     if distributed and num_processes() > 1:
-        dist.all_reduce(counts)
-        dist.all_reduce(spread.totals)
-        if whitened is not None:
-            dist.all_reduce(whitened.totals)
-    known: dict[str, float | str] = {"hug_intra": float(spread.result())}
-    if whitened is not None:
-        known["nc1"] = float(whitened.result())
-    if weight is None:
-        return _Look(None, known)
-    differing, correct, total = counts.tolist()
-    enough = int(statistics.seen.sum()) > 1
-    known["nc4_disagreement"] = differing / total if enough else math.nan
-    return _Look(correct / total, known)
+        for total in look.totals:
+            dist.all_reduce(total)
+    return look.result()
 
 
 def conclude(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
-    look: _Look,
+    look: Look,
     *,
     normalize: bool,
     global_mean: GlobalMean,
