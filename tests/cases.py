@@ -313,7 +313,7 @@ METRIC_CASES: dict[str, MetricCase] = {
     for key, sees in {
         "nc1": {"noise along the means"},
         "nc1_trace_ratio": {"noise along the means", "noise across the means"},
-        "nc1_trace_ratio_corrected": {"noise along the means", "noise across the means"},
+        "nc1_trace_unbiased": {"noise along the means", "noise across the means"},
         "cdnv": {"noise along the means", "noise across the means"},
         # Unequal lengths move the global mean, and with it the angles.
         "nc2_equinorm": {"means of unequal length"},

@@ -17,7 +17,7 @@ from neuralcollapse import (
     measure_features,
     nc1,
     nc1_trace_ratio,
-    nc1_trace_ratio_corrected,
+    nc1_trace_unbiased,
 )
 from neuralcollapse.metrics.noise import null_values, rounding_share
 
@@ -88,7 +88,7 @@ def test_the_corrected_ratio_is_that_of_the_population(counts: list[int], global
     for _ in range(200):
         noise = 0.3 / 8 * torch.randn(len(labels), 64, generator=generator, dtype=torch.float64)
         statistics = ClassStatistics.from_features(vertices[labels] + noise, labels, 10)
-        corrected.append(float(nc1_trace_ratio_corrected(statistics, global_mean=global_mean)))
+        corrected.append(float(nc1_trace_unbiased(statistics, global_mean=global_mean)))
         plain.append(float(nc1_trace_ratio(statistics, global_mean=global_mean)))
     between = 1.0
     if global_mean == "sample":  # of means that are not centred at their weighted mean
@@ -105,15 +105,15 @@ def test_the_corrected_ratio_is_that_of_the_population(counts: list[int], global
 
 def test_where_the_corrected_ratio_is_undefined_it_says_why() -> None:
     singles = measure_features(torch.eye(4), torch.arange(4))
-    assert "no class has two samples" in singles.undefined["nc1_trace_ratio_corrected"]
+    assert "no class has two samples" in singles.undefined["nc1_trace_unbiased"]
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(20) % 10
     for _ in itertools.count():  # noise alone: now and then the means lie nearer than expected
         noise = torch.randn(20, 4, generator=generator)
         found = measure_features(noise, labels)
-        if math.isnan(found["nc1_trace_ratio_corrected"]):
+        if math.isnan(found["nc1_trace_unbiased"]):
             break
-    assert "noise of so few samples" in found.undefined["nc1_trace_ratio_corrected"]
+    assert "noise of so few samples" in found.undefined["nc1_trace_unbiased"]
     assert not math.isnan(found["nc1_trace_ratio"])
 
 
@@ -126,7 +126,7 @@ def test_a_class_of_one_sample_varies_as_the_others_do() -> None:
     within = 6 / 2
     noise = (1 - 1 / 3) * (2 / 2 + 4 / 2 + within / 1) / 3
     expected = within / (between - noise)
-    assert float(nc1_trace_ratio_corrected(statistics)) == pytest.approx(expected, rel=1e-12)
+    assert float(nc1_trace_unbiased(statistics)) == pytest.approx(expected, rel=1e-12)
 
 
 # --- rounding -----------------------------------------------------------------------------------
@@ -208,7 +208,9 @@ def test_null_and_floor_stand_beside_the_metrics() -> None:
     assert values["null"] == found.null
     assert values["floor"] == found.floor
     line = next(line for line in str(found).splitlines() if line.startswith("cdnv "))
-    assert f"{found.null['cdnv']:.4g}" in line.split()
+    assert f"~{found.null['cdnv']:.3g}" in line.split()
+    assert f">={floor:.3g}" in str(found)
+    assert "what pure noise gives" in str(found)
     again = type(found).from_dict(values)
     assert (again.null, again.floor, again.notes) == (found.null, found.floor, found.notes)
     assert measure_features(features, labels, normalize=True).null == {}

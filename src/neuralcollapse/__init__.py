@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import mistake_severity as mistake_severity
     from neuralcollapse.metrics import nc1 as nc1
     from neuralcollapse.metrics import nc1_trace_ratio as nc1_trace_ratio
-    from neuralcollapse.metrics import nc1_trace_ratio_corrected as nc1_trace_ratio_corrected
+    from neuralcollapse.metrics import nc1_trace_unbiased as nc1_trace_unbiased
     from neuralcollapse.metrics import nc2_equiangle as nc2_equiangle
     from neuralcollapse.metrics import nc2_equinorm as nc2_equinorm
     from neuralcollapse.metrics import nc2_etf_distance as nc2_etf_distance
@@ -140,7 +140,7 @@ _FACE = {
         "METRICS MISTAKE_METRICS calibration_error cdnv frame_deviation frame_duality "
         "frame_spread gnc2_energy_gap gnc2_log_mean gnc2_log_variance gnc2_margin "
         "gnc3_alignment_spread hierarchical_distance hug_inter hug_intra lca_accuracy "
-        "mistake_severity nc1 nc1_trace_ratio nc1_trace_ratio_corrected nc2_equiangle "
+        "mistake_severity nc1 nc1_trace_ratio nc1_trace_unbiased nc2_equiangle "
         "nc2_equinorm nc2_etf_distance nc2_max_angle nc2w_equiangle nc2w_equinorm "
         "nc2w_etf_distance nc2w_max_angle nc3_alignment nc3_duality nc4_disagreement "
         "preference_score"

@@ -162,9 +162,9 @@ class Measurement:
 
     def __str__(self) -> str:
         """A table with every convention below it."""
-        null, floor = self.null, self.floor
-        head = f"{'metric':<25} {'value':>12}  {'collapse':>8}  {'noise':>8}  {'floor':>8}  meaning"
-        lines = [head]
+        context = {key: f"~{value:.3g}" for key, value in self.null.items()}
+        context |= {key: f">={value:.3g}" for key, value in self.floor.items()}
+        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8} {'context':>9}  meaning"]
         for metric in METRICS:
             value, target = self.metrics.get(metric.key, math.nan), metric.at_collapse
             if self.dim is not None:
@@ -172,13 +172,12 @@ class Measurement:
             shown = f"{value:>12.6g}" if math.isfinite(value) else f"{'-':>12}"
             known = isinstance(target, float | int) and math.isfinite(target)
             collapse = f"{target:>8.4g}" if known else f"{'-':>8}"
-            beside = "  ".join(
-                f"{one[metric.key]:>8.4g}" if metric.key in one else f"{'-':>8}"
-                for one in (null, floor)
-            )
-            lines.append(f"{metric.key:<25} {shown}  {collapse}  {beside}  {metric.summary}")
+            beside = f"{context.get(metric.key, ''):>9}"
+            lines.append(f"{metric.key:<22} {shown}  {collapse} {beside}  {metric.summary}")
         if self.accuracy is not None:
-            lines.append(f"{'accuracy':<25} {self.accuracy:>12.6g}")
+            lines.append(f"{'accuracy':<22} {self.accuracy:>12.6g}")
+        if context:
+            lines.append("context: ~ what pure noise gives, >= what K classes cannot fall below")
         reasons: dict[str, list[str]] = {}
         for key, reason in self.undefined.items():
             reasons.setdefault(reason, []).append(key)

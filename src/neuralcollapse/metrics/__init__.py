@@ -28,7 +28,7 @@ from neuralcollapse.metrics.mistakes import hierarchical_distance as hierarchica
 from neuralcollapse.metrics.mistakes import lca_accuracy as lca_accuracy
 from neuralcollapse.metrics.mistakes import mistake_severity as mistake_severity
 from neuralcollapse.metrics.mistakes import preference_score as preference_score
-from neuralcollapse.metrics.noise import nc1_trace_ratio_corrected as nc1_trace_ratio_corrected
+from neuralcollapse.metrics.noise import nc1_trace_unbiased as nc1_trace_unbiased
 from neuralcollapse.metrics.noise import null_values as null_values
 from neuralcollapse.metrics.noise import rounding_share as rounding_share
 from neuralcollapse.metrics.table import METRICS as METRICS

@@ -12,9 +12,7 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean
 _ROUNDING = 3 / (8 * math.log(2)) / 12
 
 
-def nc1_trace_ratio_corrected(
-    statistics: ClassStatistics, *, global_mean: GlobalMean = "class"
-) -> Tensor:
+def nc1_trace_unbiased(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
     """`nc1_trace_ratio` without the bias of few samples; 0 at collapse.
 
         (trace(scatter) / (N - K)) / (trace(between_covariance) - noise_of_the_means)
@@ -38,7 +36,7 @@ def nc1_trace_ratio_corrected(
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]])
         >>> statistics = ClassStatistics.from_features(features, torch.tensor([0, 0, 1, 1]), 2)
-        >>> round(float(nc1_trace_ratio_corrected(statistics)), 6)  # 3 / (4 - 3/4)
+        >>> round(float(nc1_trace_unbiased(statistics)), 6)  # 3 / (4 - 3/4)
         0.923077
     """
     centred = statistics.centred_means(global_mean).double()

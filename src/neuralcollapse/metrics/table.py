@@ -20,7 +20,7 @@ from neuralcollapse.metrics.angles import (
 )
 from neuralcollapse.metrics.decision import nc4_disagreement
 from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
-from neuralcollapse.metrics.noise import nc1_trace_ratio_corrected
+from neuralcollapse.metrics.noise import nc1_trace_unbiased
 from neuralcollapse.metrics.uniformity import (
     gnc2_energy_gap,
     gnc2_log_mean,
@@ -163,7 +163,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
     ),
     _row(
-        nc1_trace_ratio_corrected,
+        nc1_trace_unbiased,
         _STATISTICS,
         "after Tirer, Huang, Niles-Weed 2023",
         "the same, corrected for few samples",
@@ -380,7 +380,7 @@ def _why(
     if math.isinf(value):
         return _INFINITE.get(metric.key, "infinite: two class means have the same direction")
     centred = statistics.centred_means(global_mean)
-    if metric.key == "nc1_trace_ratio_corrected" and bool(centred.any()):
+    if metric.key == "nc1_trace_unbiased" and bool(centred.any()):
         if statistics.num_samples <= num_seen:
             return "no class has two samples, so that nothing tells how much they vary"
         return "the class means lie no farther apart than the noise of so few samples puts them"
