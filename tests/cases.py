@@ -315,6 +315,7 @@ METRIC_CASES: dict[str, MetricCase] = {
     for key, sees in {
         "nc1": {"noise along the means"},
         "nc1_trace_ratio": {"noise along the means", "noise across the means"},
+        "nc1_trace_unbiased": {"noise along the means", "noise across the means"},
         "cdnv": {"noise along the means", "noise across the means"},
         # Unequal lengths move the global mean, and with it the angles.
         "nc2_equinorm": {"means of unequal length"},
@@ -362,6 +363,10 @@ METRIC_PARTS = {
     "binned_calibration": "test_mistakes.py: calibration_error",
     "check_confidences": "test_mistakes.py: calibration_error",
     "discounts": "test_mistakes.py: preference_score",
+    "null_values": "test_noise.py: against Monte Carlo values",
+    "rounding_share": "test_noise.py: features rounded to a format",
+    "WhitenedSpread": "test_whitened.py: nc1 without a (d, d) array",
+    "between_condition": "test_whitened.py: rank and condition",
     "SpreadWithin": "test_uniformity.py: hug_intra in parts",
     "least_mean_energy": "test_uniformity.py: the gap vanishes at every closed form",
 }

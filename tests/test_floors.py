@@ -48,6 +48,7 @@ FLOORS = {
     "forecast": 7,
     "integrations": 7,
     "shards": 7,
+    "cluster": 8,
     "record": 7,
     "report": 8,
     "train": 8,

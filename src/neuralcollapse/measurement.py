@@ -17,8 +17,10 @@ from neuralcollapse.checks import check_finite, check_labels, check_matrix, chec
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
+from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
 from neuralcollapse.metrics.uniformity import SpreadWithin
+from neuralcollapse.metrics.whitened import WhitenedSpread, between_condition
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
@@ -31,6 +33,10 @@ _REGIMES = {
 }
 # Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
+# A (d, d) scatter up to this many bytes is accumulated unless told otherwise: d = 5792.
+_SCATTER_BYTES = 1 << 28
+# From this share of the within-class variance on, rounding of the features is told.
+_MOST_ROUNDING = 0.05
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
 _MOST_CLASSES = 1 << 24
 
@@ -46,6 +52,8 @@ class Measurement:
         counts: samples per class.
         dim: d, the width of the features, or None where an old record does not say.
         accuracy: share of samples that the classifier gets right, or None without a classifier.
+        notes: what else to know of the numbers: the condition of the between-class covariance, and
+            whether the number format of the features made part of the collapse.
         statistics: of the features; not saved.
         weight: (K, d), the classifier that was measured, or None; not saved.
         bias: (K,), its bias, or None; not saved.
@@ -57,6 +65,7 @@ class Measurement:
     counts: tuple[int, ...]
     dim: int | None = None
     accuracy: float | None = None
+    notes: tuple[str, ...] = ()
     statistics: ClassStatistics | None = field(default=None, repr=False)
     weight: Tensor | None = field(default=None, repr=False)
     bias: Tensor | None = field(default=None, repr=False)
@@ -79,6 +88,23 @@ class Measurement:
     def _num_seen(self) -> int:
         return len(self.counts) - len(self.absent)
 
+    @property
+    def null(self) -> dict[str, float]:
+        """Values that pure noise would give for these class sizes, by key, where they are known."""
+        if self.dim is None or self.conventions.get("features", "raw") != "raw":
+            return {}
+        found = null_values(torch.tensor(self.counts), self.dim)
+        return {key: value for key, value in found.items() if key in self.metrics}
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """Values below which so many classes in so few dimensions cannot fall, by key."""
+        if self.dim is None:
+            return {}
+        shape = self._num_seen, self.dim
+        floors = {row.key: row.floor(*shape) for row in METRICS if row.floor is not None}
+        return {key: value for key, value in floors.items() if value > 0 and key in self.metrics}
+
     def geometry(self, global_mean: GlobalMean = "class") -> Geometry:
         """Gram blocks of the centred means and classifier rows of the classes seen."""
         if self.statistics is None:
@@ -100,6 +126,9 @@ class Measurement:
             "dim": self.dim,
             "regime": self.regime,
             "accuracy": self.accuracy,
+            "null": self.null,
+            "floor": self.floor,
+            "notes": list(self.notes),
         }
 
     @staticmethod
@@ -114,6 +143,7 @@ class Measurement:
                 counts=tuple(int(count) for count in values["counts"]),
                 dim=None if values.get("dim") is None else int(values["dim"]),
                 accuracy=None if values["accuracy"] is None else float(values["accuracy"]),
+                notes=tuple(str(note) for note in values.get("notes", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
@@ -132,7 +162,9 @@ class Measurement:
 
     def __str__(self) -> str:
         """A table with every convention below it."""
-        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8}  meaning"]
+        context = {key: f"~{value:.3g}" for key, value in self.null.items()}
+        context |= {key: f">={value:.3g}" for key, value in self.floor.items()}
+        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8} {'context':>9}  meaning"]
         for metric in METRICS:
             value, target = self.metrics.get(metric.key, math.nan), metric.at_collapse
             if self.dim is not None:
@@ -140,9 +172,12 @@ class Measurement:
             shown = f"{value:>12.6g}" if math.isfinite(value) else f"{'-':>12}"
             known = isinstance(target, float | int) and math.isfinite(target)
             collapse = f"{target:>8.4g}" if known else f"{'-':>8}"
-            lines.append(f"{metric.key:<22} {shown}  {collapse}  {metric.summary}")
+            beside = f"{context.get(metric.key, ''):>9}"
+            lines.append(f"{metric.key:<22} {shown}  {collapse} {beside}  {metric.summary}")
         if self.accuracy is not None:
             lines.append(f"{'accuracy':<22} {self.accuracy:>12.6g}")
+        if context:
+            lines.append("context: ~ what pure noise gives, >= what K classes cannot fall below")
         reasons: dict[str, list[str]] = {}
         for key, reason in self.undefined.items():
             reasons.setdefault(reason, []).append(key)
@@ -152,6 +187,7 @@ class Measurement:
         lines.append(f"samples: {sum(self.counts)} in {len(self.counts)} classes")
         if self.absent:
             lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"{name}: {value}" for name, value in self.conventions.items()]
         return "\n".join(lines)
 
@@ -167,6 +203,7 @@ def measure(
     global_mean: GlobalMean = "class",
     split: str | None = None,
     ignore_index: int | None = -100,
+    scatter: bool | None = None,
     distributed: bool = False,
     progress: bool = True,
 ) -> Measurement:
@@ -192,6 +229,9 @@ def measure(
         split: what the data is, for the record, e.g. "train".
         ignore_index: samples with this label are left out, as torch's cross entropy does; None
             for none.
+        scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
@@ -221,7 +261,7 @@ def measure(
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
-        statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
+        statistics, kept, same_again, dtype = _accumulate(batches, tap, loader, normalize, scatter)
         if distributed:
             statistics = statistics.merge_processes()
         # Only now: the part of one process may be empty, and the others wait for it.
@@ -248,6 +288,7 @@ def measure(
             global_mean=global_mean,
             split=split,
             layer=tap.name,
+            dtype=dtype,
         )
 
 
@@ -261,6 +302,7 @@ def measure_features(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     split: str | None = None,
+    scatter: bool | None = None,
 ) -> Measurement:
     """Measure how collapsed features are; torch tensors or numpy arrays.
 
@@ -274,6 +316,9 @@ def measure_features(
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         split: what the data is, for the record, e.g. "train".
+        scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
 
     Raises:
         TypeError: if features are not floating point or labels are not integers.
@@ -313,7 +358,8 @@ def measure_features(
                 f"{num_classes - 1}; pass num_classes if that is meant"
             )
     shown = directions(features) if normalize else features
-    statistics = ClassStatistics.from_features(shown, labels, num_classes)
+    kept_scatter = wants_scatter(scatter, features.shape[1])
+    statistics = ClassStatistics.from_features(shown, labels, num_classes, scatter=kept_scatter)
     kept = [(features, labels)]
     look = second_look(statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean)
     return conclude(
@@ -325,6 +371,7 @@ def measure_features(
         global_mean=global_mean,
         split=split,
         layer=None,
+        dtype=features.dtype,
     )
 
 
@@ -332,7 +379,7 @@ Batches = Callable[[str], Iterable[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What a look at the features tells once the class means are known.
 
     Attributes:
@@ -344,25 +391,103 @@ class _Look:
     known: dict[str, float | str]
 
 
+def wants_scatter(scatter: bool | None, dim: int) -> bool:
+    """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
+    return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
 def _accumulate(
-    batches: Batches, tap: FeatureTap, loader: Iterable[Any], normalize: bool
-) -> tuple[ClassStatistics, list[tuple[Tensor, Tensor]], Iterable[tuple[Tensor, Tensor]] | None]:
-    """(statistics, the features if they are few enough to keep, else the same batches again)."""
+    batches: Batches,
+    tap: FeatureTap,
+    loader: Iterable[Any],
+    normalize: bool,
+    scatter: bool | None,
+) -> tuple[
+    ClassStatistics,
+    list[tuple[Tensor, Tensor]],
+    Iterable[tuple[Tensor, Tensor]] | None,
+    torch.dtype | None,
+]:
+    """(statistics, the features if few enough to keep, else the same batches again, their type)."""
     num_classes, dim = tap.weight.shape
     # Double precision is not to be had on every accelerator.
     home = "cpu" if tap.weight.device.type == "mps" else tap.weight.device
-    accumulator = StatisticsAccumulator(num_classes, dim, device=home)
+    accumulator = StatisticsAccumulator(
+        num_classes, dim, scatter=wants_scatter(scatter, dim), device=home
+    )
     kept: list[tuple[Tensor, Tensor]] = []
-    kept_bytes = 0
+    kept_bytes, dtype = 0, None
     for features, labels in batches("measuring"):
         accumulator.update(directions(features) if normalize else features, labels)
-        kept_bytes += features.nbytes
+        kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
             kept.append((features, labels))
         else:
             kept.clear()
     again = None if isinstance(loader, Iterator) else batches("measuring decisions")
-    return accumulator.result(), kept, again
+    return accumulator.result(), kept, again, dtype
+
+
+class SecondLook:
+    """What is to be seen of features once their class means are known, summed over batches.
+
+    The classifier beside the nearest mean and the labels, and features beside their means. `totals`
+    of parts of the data add up.
+    """
+
+    def __init__(
+        self,
+        statistics: ClassStatistics,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        normalize: bool,
+        global_mean: GlobalMean,
+    ):
+        home = statistics.means.device
+        self._statistics, self._normalize = statistics, normalize
+        self._weight = None if weight is None else weight.to(home)
+        self._bias = None if bias is None else bias.to(home)
+        self._nearest = NearestMean(statistics)
+        self._spread = SpreadWithin(statistics, global_mean=global_mean)
+        self._whitened = None
+        if statistics.scatter is None:
+            self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
+        self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+
+    @property
+    def totals(self) -> list[Tensor]:
+        """The sums, to be added to in place."""
+        parts = [self._spread] if self._whitened is None else [self._spread, self._whitened]
+        return [self._counts, *(part.totals for part in parts)]
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features (N, d), labels (N,)."""
+        home = self._statistics.means.device
+        features, labels = features.to(home), labels.to(home)
+        shown = directions(features) if self._normalize else features
+        self._spread.update(shown, labels)
+        if self._whitened is not None:
+            self._whitened.update(shown, labels)
+        if self._weight is not None:
+            decided = decision_counts(self._rule, features, self._weight, self._bias, labels)
+            self._counts += torch.tensor([*decided, len(features)], device=home)
+
+    def result(self) -> Look:
+        """Metrics and accuracy of what was added."""
+        known: dict[str, float | str] = {"hug_intra": float(self._spread.result())}
+        if self._whitened is not None:
+            known["nc1"] = float(self._whitened.result())
+        if self._weight is None:
+            return Look(None, known)
+        differing, correct, total = self._counts.tolist()
+        enough = int(self._statistics.seen.sum()) > 1
+        known["nc4_disagreement"] = differing / total if enough else math.nan
+        return Look(correct / total, known)
+
+    def _rule(self, block: Tensor) -> Tensor:
+        # The classifier decides on what it was given; only the means are of unit features.
+        return self._nearest(directions(block) if self._normalize else block)
 
 
 def second_look(
@@ -374,50 +499,33 @@ def second_look(
     normalize: bool,
     global_mean: GlobalMean,
     distributed: bool = False,
-) -> _Look:
+) -> Look:
     """Compare the classifier with nearest mean and labels, and features with their means."""
     if batches is None:
         reason = "features did not fit into memory and the loader runs only once"
         decision = {} if weight is None else {"nc4_disagreement": reason}
-        return _Look(None, {**decision, "hug_intra": reason})
-    nearest, spread = NearestMean(statistics), SpreadWithin(statistics, global_mean=global_mean)
-    home = statistics.means.device
-
-    def rule(block: Tensor) -> Tensor:
-        # The classifier decides on what it was given; only the means are of unit features.
-        return nearest(directions(block) if normalize else block)
-
-    if weight is not None:
-        weight, bias = weight.to(home), None if bias is None else bias.to(home)
-    counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+        variability = {} if statistics.scatter is not None else {"nc1": reason}
+        return Look(None, {**decision, **variability, "hug_intra": reason})
+    look = SecondLook(statistics, weight, bias, normalize=normalize, global_mean=global_mean)
     for features, labels in batches:
-        features, labels = features.to(home), labels.to(home)
-        spread.update(directions(features) if normalize else features, labels)
-        if weight is not None:
-            differing, correct = decision_counts(rule, features, weight, bias, labels)
-            counts += torch.tensor([differing, correct, len(features)], device=home)
+        look.update(features, labels)
     if distributed and num_processes() > 1:
-        dist.all_reduce(counts)
-        dist.all_reduce(spread.totals)
-    known: dict[str, float | str] = {"hug_intra": float(spread.result())}
-    if weight is None:
-        return _Look(None, known)
-    differing, correct, total = counts.tolist()
-    enough = int(statistics.seen.sum()) > 1
-    known["nc4_disagreement"] = differing / total if enough else math.nan
-    return _Look(correct / total, known)
+        for total in look.totals:
+            dist.all_reduce(total)
+    return look.result()
 
 
 def conclude(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
-    look: _Look,
+    look: Look,
     *,
     normalize: bool,
     global_mean: GlobalMean,
     split: str | None,
     layer: str | None,
+    dtype: torch.dtype | None = None,
 ) -> Measurement:
     """The measurement of statistics and a second look, with its conventions."""
     values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=look.known)
@@ -431,7 +539,8 @@ def conclude(
         "global_mean": means[global_mean],
         "within_covariance": "divided by the number of samples",
         "between_covariance": "divided by the number of classes seen",
-        "nc1": "divided by the number of classes seen",
+        "nc1": "divided by the number of classes seen"
+        + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
         "nc4": "Euclidean distance to class means of the same data",
     }
@@ -442,10 +551,32 @@ def conclude(
         counts=tuple(statistics.counts.tolist()),
         dim=statistics.dim,
         accuracy=look.accuracy,
+        notes=_notes(statistics, global_mean, dtype),
         statistics=statistics,
         weight=weight,
         bias=bias,
     )
+
+
+def _notes(
+    statistics: ClassStatistics, global_mean: GlobalMean, dtype: torch.dtype | None
+) -> tuple[str, ...]:
+    """What a reader of NC1 should know: the matrix it inverts, and the format of the features."""
+    notes = []
+    rank, condition = between_condition(statistics, global_mean=global_mean)
+    if not math.isnan(condition):
+        size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
+        notes.append(f"between-class covariance: rank {rank}, {size}")
+    if dtype in (torch.float16, torch.bfloat16):
+        share = rounding_share(statistics, dtype)
+        if share > _MOST_ROUNDING:
+            name = str(dtype).removeprefix("torch.")
+            how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
+            notes.append(
+                f"of the within-class variance {how}: the number format and not the network makes "
+                "such a collapse; measure features of float32"
+            )
+    return tuple(notes)
 
 
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:

@@ -27,7 +27,7 @@ _FORMAT = "neuralcollapse.ClassStatistics.1"
 _BLOCK_NUMBERS = 1 << 19
 _LEAST_ROWS, _MOST_ROWS = 256, 4096
 # Rows of one where squares alone are summed.
-_LIGHT_ROWS = 256
+_LIGHT_ROWS = 512
 # Classes finished at a time.
 _RESULT_ROWS = 1 << 16
 # Rows whose products are summed in single precision before they go into the double sum.
@@ -251,10 +251,16 @@ def _misfit(counts: Tensor, means: Tensor, spread: Tensor, scatter: Tensor | Non
 class _BlockBuffers:
     """Room for one block of rows, used again by the next: fresh memory costs time."""
 
-    def __init__(self, anchors: Tensor, offsets: Tensor, rows: int):
+    def __init__(self, anchors: Tensor, offsets: Tensor, rows: int, *, means: bool):
         shape = rows, anchors.shape[1]
-        self.residuals, self.before, self.after = (anchors.new_empty(shape) for _ in range(3))
-        self.sums = offsets.new_empty(shape)
+        self.residuals = anchors.new_empty(shape)
+        self.before, self.after = (anchors.new_empty(shape if means else 0) for _ in range(2))
+        same = anchors.dtype == offsets.dtype
+        self.sums = self.residuals if same and not means else offsets.new_empty(shape)
+
+    def fit(self, anchors: Tensor, rows: int) -> bool:
+        """Whether these hold so many rows of this type."""
+        return len(self.residuals) >= rows and self.residuals.dtype == anchors.dtype
 
 
 class StatisticsAccumulator:
@@ -322,6 +328,7 @@ class StatisticsAccumulator:
         self._anchors: Tensor | None = None
         self._pending: Tensor | None = None
         self._pending_rows = 0
+        self._buffers: _BlockBuffers | None = None
         self._bad = zeros(2, dtype=torch.int64)  # samples not finite, labels out of range
 
     @property
@@ -352,7 +359,7 @@ class StatisticsAccumulator:
             return
         with FullPrecision(self.device.type):
             rows = min(max(_BLOCK_NUMBERS // self.dim, _LEAST_ROWS), _MOST_ROWS)
-            buffers = _BlockBuffers(anchors, self._offsets, min(rows, len(features)))
+            buffers = self._room_for(anchors, min(rows, len(features)))
             for start in range(0, len(features), rows):
                 stop = start + rows
                 self._add_block(anchors, features[start:stop], labels[start:stop], buffers)
@@ -399,40 +406,30 @@ class StatisticsAccumulator:
         An anchor is one of the class's n samples, so these squares are at most n + 1 times the
         spread, and little cancels when `result` takes them to the mean.
         """
-        first = self._counts.index_select(0, labels) == 0
-        self._set_anchors(anchors, features, labels, first)
-        self._counts.index_add_(0, labels, torch.ones_like(labels))
-        rows = _LIGHT_ROWS if self.device.type == "cpu" else max(1, len(features))
-        buffer = anchors.new_empty(min(rows, len(features)), self.dim)
-        squares = []
-        for block, own in zip(features.split(rows), labels.split(rows), strict=True):
-            residuals = buffer[: len(block)]
-            torch.index_select(anchors, 0, own, out=residuals)
-            torch.sub(block.to(anchors.dtype), residuals, out=residuals)
-            squares.append(torch.linalg.vector_norm(residuals, dim=1))
-            self._offsets.index_add_(0, own, residuals.to(self.dtype))
-        if squares:
-            self._spread.index_add_(0, labels, torch.cat(squares).to(self.dtype).square_())
+        rows = min(_LIGHT_ROWS, max(1, _BLOCK_NUMBERS // self.dim))
+        if self.device.type != "cpu":
+            rows = max(1, len(features))
+        buffers = self._room_for(anchors, min(rows, len(features)))
+        squares = anchors.new_empty(len(features))
+        for start in range(0, len(features), rows):
+            block, own = features[start : start + rows], labels[start : start + rows]
+            residuals = self._residuals(anchors, block, own, buffers)
+            self._counts.index_add_(0, own, torch.ones_like(own))
+            torch.linalg.vector_norm(residuals, dim=1, out=squares[start : start + rows])
+            self._add_offsets(own, residuals, buffers)
+        self._spread.index_add_(0, labels, squares.to(self.dtype).square_())
 
     def _add_block(
-        self, anchors: Tensor, block: Tensor, labels: Tensor, buffers: "_BlockBuffers"
+        self, anchors: Tensor, block: Tensor, labels: Tensor, buffers: _BlockBuffers
     ) -> None:
-        residuals = buffers.residuals[: len(block)]
-        first = self._counts.index_select(0, labels) == 0
-        self._set_anchors(anchors, block, labels, first)
-        torch.index_select(anchors, 0, labels, out=residuals)
-        torch.sub(block.to(anchors.dtype), residuals, out=residuals)
-
+        residuals = self._residuals(anchors, block, labels, buffers)
         # A class at a time on the CPU; on a GPU, which is not to be waited for, a sample at a time.
         rows, places = labels, None
         if self.device.type == "cpu":
             rows, places = torch.unique(labels, return_inverse=True)
         num_before, before = self._mean_residuals(rows, buffers.before, buffers.sums)
         self._counts.index_add_(0, labels, torch.ones_like(labels))
-        wide = residuals
-        if buffers.sums.dtype != residuals.dtype:
-            wide = buffers.sums[: len(block)].copy_(residuals)
-        self._offsets.index_add_(0, labels, wide)
+        self._add_offsets(labels, residuals, buffers)
         num_after, centres = self._mean_residuals(rows, buffers.after, buffers.sums)
         share = (num_before / num_after).sqrt_()[:, None]
         centres.add_(before.mul_(share)).div_(1 + share)
@@ -448,14 +445,34 @@ class StatisticsAccumulator:
         squares = torch.linalg.vector_norm(residuals, dim=1).to(self.dtype).square_()
         self._spread.index_add_(0, labels, squares)
 
-    def _set_anchors(self, anchors: Tensor, block: Tensor, labels: Tensor, first: Tensor) -> None:
-        """Where a class is new, one of its samples becomes the anchor; which, does not matter."""
+    def _add_offsets(self, labels: Tensor, residuals: Tensor, buffers: _BlockBuffers) -> None:
+        if residuals.dtype != self.dtype:
+            residuals = buffers.sums[: len(residuals)].copy_(residuals)
+        self._offsets.index_add_(0, labels, residuals)
+
+    def _room_for(self, anchors: Tensor, rows: int) -> _BlockBuffers:
+        """Buffers for so many rows, those of the last update if they will do."""
+        if self._buffers is None or not self._buffers.fit(anchors, rows):
+            means = self._scatter is not None
+            self._buffers = _BlockBuffers(anchors, self._offsets, rows, means=means)
+        return self._buffers
+
+    def _residuals(
+        self, anchors: Tensor, block: Tensor, labels: Tensor, buffers: _BlockBuffers
+    ) -> Tensor:
+        """(B, d), to the anchors; where a class is new, one of its samples becomes the anchor."""
+        block = block.to(anchors.dtype)
+        first = self._counts.index_select(0, labels) == 0
         if self.device.type == "cpu":
             new = first.nonzero().squeeze(1)
-            anchors.index_copy_(0, labels[new], block[new].to(anchors.dtype))
+            if len(new):
+                own = block if len(new) == len(block) else block.index_select(0, new)
+                anchors.index_copy_(0, labels.index_select(0, new), own)
         else:  # without waiting for how many are new
-            places = torch.where(first, labels, self.num_classes)
-            anchors.index_copy_(0, places, block.to(anchors.dtype))
+            anchors.index_copy_(0, torch.where(first, labels, self.num_classes), block)
+        residuals = buffers.residuals[: len(block)]
+        torch.index_select(anchors, 0, labels, out=residuals)
+        return torch.sub(block, residuals, out=residuals)
 
     def _mean_residuals(self, rows: Tensor, out: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """(R,) counts so far and (R, d) mean residuals so far, of the classes in `rows`."""

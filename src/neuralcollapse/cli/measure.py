@@ -46,6 +46,14 @@ def measure(
         bool,
         typer.Option("--jackknife", help="Also give 95 % intervals, by leaving out parts."),
     ] = False,
+    engine: Annotated[
+        Literal["serial", "ray"],
+        typer.Option(help="Read the files here one by one, or on a Ray cluster (extra ray)."),
+    ] = "serial",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster, such as auto; without it one is started here."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
     ] = None,
@@ -68,15 +76,23 @@ def measure(
         if "weight" not in held:
             raise ValueError(f"{classifier} must hold the array 'weight'")
         options |= {"weight": held["weight"], "bias": held.get("bias")}
+    if address is not None and engine != "ray":
+        raise ValueError("--address must come with --engine ray, got an address alone")
     paths = shard_files(files)
-    if len(paths) == 1 and not jackknife and not skip_bad:
+    if len(paths) == 1 and not jackknife and not skip_bad and engine == "serial":
         arrays = read_features(paths[0])
         own: dict[str, Any] = {"weight": arrays.get("weight"), "bias": arrays.get("bias")}
         measurement = measure_features(arrays["features"], arrays["labels"], **(own | options))
         result = {"file": str(paths[0]), **measurement.to_dict()}
         text = str(measurement)
     else:
-        shards = measure_shards(paths, skip_bad=skip_bad, jackknife=jackknife, **options)
+        options |= {"skip_bad": skip_bad, "jackknife": jackknife}
+        if engine == "ray":
+            from neuralcollapse.cluster import measure_shards_on_ray
+
+            shards = measure_shards_on_ray(paths, address=address, **options)
+        else:
+            shards = measure_shards(paths, **options)
         result = {
             "files": [str(path) for path in shards.files],
             "skipped": {str(path): reason for path, reason in shards.skipped.items()},

@@ -36,17 +36,21 @@ class NearestMean:
         self._classes = statistics.seen.nonzero().squeeze(1)
         self._centre = statistics.global_mean()
         self._means = statistics.seen_means
+        self._moved: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, features: Tensor) -> Tensor:
         """(N,) int64, the nearest class of each row of features (N, d)."""
         dtype = torch.promote_types(features.dtype, torch.float32)
-        # Rounded first, so that means and features are moved by exactly the same.
-        centre = self._centre.to(dtype)
-        means = self._means - centre
-        half_squares = (means.square().sum(1) / 2).to(dtype)
+        if dtype not in self._moved:
+            # Rounded first, so that means and features are moved by exactly the same.
+            centre = self._centre.to(dtype)
+            means = self._means - centre
+            half_squares = (means.square().sum(1) / 2).to(dtype)
+            self._moved[dtype] = centre, means.to(dtype), half_squares
+        centre, means, half_squares = self._moved[dtype]
         # argmin of the distance = argmax of <h, mu> - |mu|^2 / 2; |h|^2 does not matter.
         with FullPrecision(features.device.type):
-            scores = (features.to(dtype) - centre) @ means.to(dtype).T - half_squares
+            scores = (features.to(dtype) - centre) @ means.T - half_squares
         return self._classes[scores.argmax(1)]
 
 

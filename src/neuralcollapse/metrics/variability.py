@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from neuralcollapse.metrics.pairs import pair_blocks
+from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
 # A pair closer than this, relative to the squared norms, is recomputed from its difference:
@@ -124,7 +124,7 @@ def cdnv(statistics: ClassStatistics) -> Tensor:
         for k, j in (some.unbind(1) for some in close.split(_EXACT_PAIRS)):
             squared[k, j] = (means[rows][k] - means[columns][j]).square().sum(1)
         ratios = (variances[rows, None] + variances[None, columns]) / (2 * squared)
-        total = total + ratios[pairs].sum()
+        total = total + block_pairs(ratios, rows, columns, pairs).sum()
     return total / (num_seen * (num_seen - 1) / 2)
 
 

@@ -17,6 +17,7 @@ from neuralcollapse.report.snapshots import read_snapshot
 _TITLES = {
     "nc1": "NC1: within-class variability",
     "nc1_trace_ratio": "NC1: ratio of variances",
+    "nc1_trace_unbiased": "NC1: ratio of variances, without bias",
     "cdnv": "NC1: class-distance variance",
     "nc2_equinorm": "NC2: unequal norms, class means",
     "nc2_equiangle": "NC2: unequal angles, class means",
