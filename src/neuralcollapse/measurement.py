@@ -17,8 +17,11 @@ from neuralcollapse.checks import check_finite, check_labels, check_matrix, chec
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
-from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
+from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
+from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.table import METRICS, evaluate, regime_of, too_many
 from neuralcollapse.metrics.uniformity import SpreadWithin
+from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
@@ -29,6 +32,7 @@ _REGIMES = {
     "simplex": "K <= d+1, a simplex fits: the nc2 rows are primary, the gnc2 rows secondary",
     "general": "K > d+1, no simplex fits: the gnc2 rows are primary, the nc2 rows secondary",
 }
+_DIRECTIONAL = next(row for row in METRICS if row.function is cdnv_directional)
 # Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
@@ -134,6 +138,8 @@ class Measurement:
         """A table with every convention below it."""
         lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8}  meaning"]
         for metric in METRICS:
+            if "outsiders" in metric.needs and metric.key not in self.metrics:
+                continue
             value, target = self.metrics.get(metric.key, math.nan), metric.at_collapse
             if self.dim is not None:
                 target = metric.collapse_value(self._num_seen, self.dim)
@@ -165,6 +171,8 @@ def measure(
     device: torch.device | str | None = None,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+    outsiders: Iterable[Any] | None = None,
     split: str | None = None,
     ignore_index: int | None = -100,
     distributed: bool = False,
@@ -189,6 +197,10 @@ def measure(
         normalize: scale every feature to unit length first. Only accuracy and the classifier's
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances within and between classes: "balanced" counts every class
+            alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        outsiders: batches, as of the loader, of samples that belong to none of the classes, for
+            `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
         split: what the data is, for the record, e.g. "train".
         ignore_index: samples with this label are left out, as torch's cross entropy does; None
             for none.
@@ -209,6 +221,7 @@ def measure(
         True
     """
     check_choice("global_mean", global_mean, ("class", "sample"))
+    _check_weighting(weighting)
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, -(1 << 63))
     with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
@@ -230,6 +243,9 @@ def measure(
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
         looks = kept or same_again
+        outside = None
+        if outsiders is not None:
+            outside = _mean_outside(model, outsiders, tap, device, normalize, progress)
         look = second_look(
             statistics,
             weight,
@@ -237,6 +253,8 @@ def measure(
             looks,
             normalize=normalize,
             global_mean=global_mean,
+            weighting=weighting,
+            outsiders=outside,
             distributed=distributed,
         )
         return conclude(
@@ -246,6 +264,7 @@ def measure(
             look,
             normalize=normalize,
             global_mean=global_mean,
+            weighting=weighting,
             split=split,
             layer=tap.name,
         )
@@ -260,6 +279,8 @@ def measure_features(
     *,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+    outsiders: Any = None,
     split: str | None = None,
 ) -> Measurement:
     """Measure how collapsed features are; torch tensors or numpy arrays.
@@ -273,6 +294,10 @@ def measure_features(
         normalize: scale every feature to unit length first. Only accuracy and the classifier's
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances within and between classes: "balanced" counts every class
+            alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        outsiders: (M, d), features of samples that belong to none of the classes, for
+            `nc5_orthogonality`.
         split: what the data is, for the record, e.g. "train".
 
     Raises:
@@ -285,6 +310,7 @@ def measure_features(
         >>> round(measure_features(torch.tensor(features), torch.tensor([0, 0, 1, 1]))["nc1"], 6)
         0.125
     """
+    _check_weighting(weighting)
     features = check_matrix("features", as_tensor("features", features)).detach()
     labels = check_labels(as_tensor("labels", labels), len(features))
     if not len(features):
@@ -312,10 +338,28 @@ def measure_features(
                 f"labels must lie below {_MOST_CLASSES} where num_classes is not given, got "
                 f"{num_classes - 1}; pass num_classes if that is meant"
             )
+    if outsiders is not None:
+        outsiders = check_matrix(
+            "outsiders",
+            as_tensor("outsiders", outsiders),
+            columns=features.shape[1],
+            why="the width of the features",
+        ).detach()
+        check_finite("outsiders", outsiders)
+        outsiders = directions(outsiders) if normalize else outsiders
     shown = directions(features) if normalize else features
     statistics = ClassStatistics.from_features(shown, labels, num_classes)
     kept = [(features, labels)]
-    look = second_look(statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean)
+    look = second_look(
+        statistics,
+        weight,
+        bias,
+        kept,
+        normalize=normalize,
+        global_mean=global_mean,
+        weighting=weighting,
+        outsiders=outsiders,
+    )
     return conclude(
         statistics,
         weight,
@@ -323,6 +367,7 @@ def measure_features(
         look,
         normalize=normalize,
         global_mean=global_mean,
+        weighting=weighting,
         split=split,
         layer=None,
     )
@@ -373,14 +418,27 @@ def second_look(
     *,
     normalize: bool,
     global_mean: GlobalMean,
+    weighting: Weighting | None = None,
+    outsiders: Tensor | None = None,
     distributed: bool = False,
 ) -> _Look:
     """Compare the classifier with nearest mean and labels, and features with their means."""
+    known: dict[str, float | str] = {}
+    if outsiders is not None:
+        known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
+    counts = statistics.counts[statistics.seen]
+    balance = weighting == "balanced" and bool((counts != counts[:1]).any())
     if batches is None:
         reason = "features did not fit into memory and the loader runs only once"
-        decision = {} if weight is None else {"nc4_disagreement": reason}
-        return _Look(None, {**decision, "hug_intra": reason})
+        keys = ["hug_intra", "cdnv_directional"]
+        keys += [] if weight is None else ["nc4_disagreement"]
+        keys += ["nc1", "vci"] if balance else []
+        return _Look(None, known | dict.fromkeys(keys, reason))
     nearest, spread = NearestMean(statistics), SpreadWithin(statistics, global_mean=global_mean)
+    crowded = too_many(_DIRECTIONAL, len(counts))
+    directional = None if crowded else DirectionalSpread(statistics)
+    scatter = BalancedScatter(statistics) if balance else None
+    sums = [part for part in (spread, directional, scatter) if part is not None]
     home = statistics.means.device
 
     def rule(block: Tensor) -> Tensor:
@@ -389,22 +447,29 @@ def second_look(
 
     if weight is not None:
         weight, bias = weight.to(home), None if bias is None else bias.to(home)
-    counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+    decided = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
     for features, labels in batches:
         features, labels = features.to(home), labels.to(home)
-        spread.update(directions(features) if normalize else features, labels)
+        shown = directions(features) if normalize else features
+        for part in sums:
+            part.update(shown, labels)
         if weight is not None:
             differing, correct = decision_counts(rule, features, weight, bias, labels)
-            counts += torch.tensor([differing, correct, len(features)], device=home)
+            decided += torch.tensor([differing, correct, len(features)], device=home)
     if distributed and num_processes() > 1:
-        dist.all_reduce(counts)
-        dist.all_reduce(spread.totals)
-    known: dict[str, float | str] = {"hug_intra": float(spread.result())}
+        for total in (decided, *(part.totals for part in sums)):
+            dist.all_reduce(total)
+    known["hug_intra"] = float(spread.result())
+    known["cdnv_directional"] = crowded or float(directional.result() if directional else math.nan)
+    if scatter is not None:
+        # Of the balanced scatter, what the default says is what was asked for.
+        balanced = scatter.result()
+        known["nc1"] = float(nc1(balanced, global_mean=global_mean))
+        known["vci"] = float(vci(balanced, global_mean=global_mean))
     if weight is None:
         return _Look(None, known)
-    differing, correct, total = counts.tolist()
-    enough = int(statistics.seen.sum()) > 1
-    known["nc4_disagreement"] = differing / total if enough else math.nan
+    differing, correct, total = decided.tolist()
+    known["nc4_disagreement"] = differing / total if len(counts) > 1 else math.nan
     return _Look(correct / total, known)
 
 
@@ -416,11 +481,14 @@ def conclude(
     *,
     normalize: bool,
     global_mean: GlobalMean,
+    weighting: Weighting | None = None,
     split: str | None,
     layer: str | None,
 ) -> Measurement:
     """The measurement of statistics and a second look, with its conventions."""
-    values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=look.known)
+    values, undefined = evaluate(
+        statistics, weight, global_mean=global_mean, weighting=weighting, known=look.known
+    )
     means = {"class": "mean of the class means", "sample": "mean of all samples"}
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
     conventions = {
@@ -429,8 +497,12 @@ def conclude(
         "features": "scaled to unit length" if normalize else "raw",
         "classifier": classifier,
         "global_mean": means[global_mean],
-        "within_covariance": "divided by the number of samples",
-        "between_covariance": "divided by the number of classes seen",
+        "within_covariance": "mean over the classes seen of their own covariances"
+        if weighting == "balanced"
+        else "divided by the number of samples",
+        "between_covariance": "classes weighted by their share of the samples"
+        if weighting == "samples"
+        else "divided by the number of classes seen",
         "nc1": "divided by the number of classes seen",
         "standard_deviation": "population",
         "nc4": "Euclidean distance to class means of the same data",
@@ -446,6 +518,41 @@ def conclude(
         weight=weight,
         bias=bias,
     )
+
+
+def _check_weighting(weighting: Weighting | None) -> None:
+    if weighting is not None:
+        check_choice("weighting", weighting, ("balanced", "samples"))
+
+
+def _orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> float | str:
+    if not len(outsiders):
+        return "outsiders hold no sample"
+    value = float(nc5_orthogonality(statistics, outsiders))
+    return "a class mean, or that of the outsiders, is zero" if math.isnan(value) else value
+
+
+def _mean_outside(
+    model: nn.Module,
+    outsiders: Iterable[Any],
+    tap: FeatureTap,
+    device: torch.device,
+    normalize: bool,
+    progress: bool,
+) -> Tensor:
+    """(1, d), the mean of the features of samples outside of the classes."""
+    total, number = torch.zeros(1, tap.weight.shape[1], dtype=torch.float64), 0
+    for batch in _with_progress(outsiders, "measuring outsiders", progress):
+        inputs, labels = split_batch(batch)
+        run_model(model, inputs, device)
+        features = tap.take(tokens=labels.dim() > 1).flatten(0, -2)
+        check_finite("outsiders", features)
+        shown = directions(features) if normalize else features
+        total += shown.sum(0, dtype=torch.float64).cpu()
+        number += len(features)
+    if not number:
+        raise ValueError("outsiders must yield at least one sample, got none")
+    return total / number
 
 
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:

@@ -19,6 +19,7 @@ from neuralcollapse.checks import (
 from neuralcollapse.files import read_npz, read_tensors
 from neuralcollapse.jackknife import Interval, jackknife_intervals
 from neuralcollapse.measurement import Measurement, as_tensor, conclude, second_look
+from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
@@ -102,6 +103,7 @@ def measure_shards(
     *,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
     split: str | None = None,
     skip_bad: bool = False,
     jackknife: bool = False,
@@ -119,6 +121,7 @@ def measure_shards(
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances, "balanced", "samples" or None; see `nc1`. Not with jackknife.
         split: what the data is, for the record, e.g. "train".
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
@@ -138,6 +141,11 @@ def measure_shards(
         >>> measure_shards(shard_files([f"{folder}/*.safetensors"])).measurement.counts
         (12, 12)
     """
+    if jackknife and weighting is not None:
+        raise ValueError(
+            f"weighting must be left out with jackknife, got {weighting!r}: intervals are those of "
+            "the published mixture"
+        )
     paths = [Path(file) for file in files]
     if weight is not None:
         weight = as_tensor("weight", weight)
@@ -174,6 +182,7 @@ def measure_shards(
         shards.batches(kept),
         normalize=normalize,
         global_mean=global_mean,
+        weighting=weighting,
     )
     measurement = conclude(
         statistics,
@@ -182,6 +191,7 @@ def measure_shards(
         look,
         normalize=normalize,
         global_mean=global_mean,
+        weighting=weighting,
         split=split,
         layer=None,
     )
