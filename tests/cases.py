@@ -26,6 +26,7 @@ from neuralcollapse.heads import (
     DeepLinearHead,
     FixedHead,
     LinearHead,
+    NearestFrameHead,
     RotatedHead,
 )
 from neuralcollapse.hierarchy import Hierarchy
@@ -724,6 +725,22 @@ def _class_mean_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
     return _dot(mean, feature) / lengths / head.temperature
 
 
+def _nearest_frame_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
+    """Cosine with the frame turned to the averages by the orthogonal Procrustes solution."""
+    assert isinstance(head, NearestFrameHead)
+    root = head.root.numpy().astype(np.float64)
+    left, _, right = np.linalg.svd(root.T @ head.means.numpy(), full_matrices=False)
+    vector = (root @ left @ right)[k]
+    return _dot(vector, feature) / np.sqrt(_dot(feature, feature)) / head.temperature
+
+
+def _followed() -> NearestFrameHead:
+    head = NearestFrameHead(simplex_etf(4, 6), momentum=0.5, temperature=0.5)
+    generator = torch.Generator().manual_seed(0)
+    head.operands(torch.randn(8, 6, generator=generator), torch.arange(8) % 4)
+    return head
+
+
 def _turned() -> RotatedHead:
     head = RotatedHead(simplex_etf(4, 6), temperature=0.5)
     torch.nn.init.normal_(head.skew)
@@ -790,6 +807,7 @@ HEAD_CASES: tuple[HeadCase, ...] = (
         _class_mean_logit,
         False,
     ),
+    HeadCase("nearest frame", NearestFrameHead, _followed, _nearest_frame_logit, learned=False),
 )
 
 head_cases = {"argvalues": HEAD_CASES, "ids": [case.name for case in HEAD_CASES]}

@@ -38,7 +38,7 @@ from neuralcollapse.metrics import METRICS, MISTAKE_METRICS, Metric
 BASES = {"loss", "frame", "head", "pairs", "table"}
 # Frames made of a hierarchy, not of a number of classes, and what they are made with: no choices
 # of the option --frame, with tests of their own.
-BASES |= {"hierarchical", "branching", "low_rank"}
+BASES |= {"hierarchical", "branching", "low_rank", "nearest"}
 
 
 def siblings(folder: ModuleType) -> Iterator[ModuleType]:

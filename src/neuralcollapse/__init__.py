@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from neuralcollapse.frames import hierarchy_frame as hierarchy_frame
     from neuralcollapse.frames import make_frame as make_frame
     from neuralcollapse.frames import max_cosine_bound as max_cosine_bound
+    from neuralcollapse.frames import nearest_frame as nearest_frame
     from neuralcollapse.frames import node_subspaces as node_subspaces
     from neuralcollapse.frames import one_vs_rest_distance as one_vs_rest_distance
     from neuralcollapse.frames import optimal_configuration as optimal_configuration
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import DeepLinearHead as DeepLinearHead
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
+    from neuralcollapse.heads import NearestFrameHead as NearestFrameHead
     from neuralcollapse.heads import RotatedHead as RotatedHead
     from neuralcollapse.hierarchy import Hierarchy as Hierarchy
     from neuralcollapse.hierarchy import check_distances as check_distances
@@ -126,13 +128,14 @@ _FACE = {
     "frame_classifier": "FrameClassifier ResidualTransform",
     "frames": (
         "Frame NodeSubspaces ReferenceEnergy barz_denzler_frame closed_form_status "
-        "hierarchy_frame make_frame max_cosine_bound node_subspaces one_vs_rest_distance "
-        "optimal_configuration orthogonal_frame reference_energy simplex_etf "
+        "hierarchy_frame make_frame max_cosine_bound nearest_frame node_subspaces "
+        "one_vs_rest_distance optimal_configuration orthogonal_frame reference_energy simplex_etf "
         "softmax_code_bounds softmax_code_margin spherical_code"
     ),
     "geometry": "Geometry gram_distance",
     "heads": (
-        "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead"
+        "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead "
+        "NearestFrameHead RotatedHead"
     ),
     "hierarchy": "Hierarchy check_distances",
     "jackknife": "Interval jackknife_intervals",

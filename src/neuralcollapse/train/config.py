@@ -81,12 +81,13 @@ class TrainConfig:
     )
     bias: bool = _option("Method", True, "Linear head: learn a bias.")
     temperature: float = _option(
-        "Method", 0.1, "Cosine, rotated, class-mean head: divides the cosines."
+        "Method", 0.1, "Cosine, rotated, class-mean, nearest-frame head: divides the cosines."
     )
     frame: str | None = _option(
         "Method",
         None,
-        f"Fixed or rotated head: one of {', '.join(FRAME_NAMES)}, or a {FRAME_SUFFIX} file.",
+        f"Fixed, rotated or nearest-frame head: one of {', '.join(FRAME_NAMES)}, or a "
+        f"{FRAME_SUFFIX} file.",
     )
     assign_after: int | None = _option(
         "Method",
@@ -231,7 +232,7 @@ class TrainConfig:
             raise ValueError(
                 f"hierarchy must be given with {what}; pass a file or cifar100, fashion-mnist"
             )
-        if self.assign_after is not None and frame is None:
+        if self.assign_after is not None and (frame is None or head.startswith("nearest-frame")):
             raise ValueError(
                 f"assign_after must go with a frame, got head={head}; use head=fixed or rotated"
             )
