@@ -46,6 +46,7 @@ FLOORS = {
     "measurement": 6,
     "forecast": 7,
     "integrations": 7,
+    "ood": 7,
     "shards": 7,
     "record": 7,
     "report": 8,
@@ -54,7 +55,7 @@ FLOORS = {
 }
 BASES = {"heads": "head", "integrations": "extra", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
-OPEN_FOLDERS = {"frames", "hierarchy", "theory", "train", "report", "cli"}
+OPEN_FOLDERS = {"frames", "hierarchy", "theory", "ood", "train", "report", "cli"}
 
 FACE = "__init__"
 FACE_NAMES = {"__version__"}

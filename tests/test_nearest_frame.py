@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cases import rotation
 from neuralcollapse import CrossEntropy, Frame, NearestFrameHead, nearest_frame, simplex_etf
 from neuralcollapse.geometry import simplex_gram
 
-DOUBLE = {"dtype": torch.float64}
+DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
