@@ -40,6 +40,7 @@ FLOORS = {
     "theory": 4,
     "frame_classifier": 5,
     "jackknife": 5,
+    "layers": 5,
     "mistakes": 5,
     "tap": 5,
     "classifier": 6,

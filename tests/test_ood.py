@@ -35,7 +35,7 @@ WEIGHT, BIAS = RNG.standard_normal((4, 9)), 0.3 * RNG.standard_normal(4)
 LABELS = np.arange(60) % 4
 TRAIN = WEIGHT[LABELS] + 0.7 * RNG.standard_normal((60, 9)) * np.linspace(0.5, 2, 9) + 1
 OTHERS = 1.5 * RNG.standard_normal((12, 9))
-HEAD = {"weight": torch.from_numpy(WEIGHT), "bias": torch.from_numpy(BIAS)}
+HEAD: dict[str, Any] = {"weight": torch.from_numpy(WEIGHT), "bias": torch.from_numpy(BIAS)}
 
 
 def fitted(detector: AbstractDetector) -> AbstractDetector:
@@ -124,7 +124,7 @@ def test_scores_are_those_of_pytorch_ood(name: str) -> None:
     torch.testing.assert_close(scores, expected, rtol=2e-5, atol=2e-5)
 
 
-def collapsed_world() -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+def collapsed_world() -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     """Train, its labels, outsiders across the class means, and a dual classifier."""
     vertices = 4 * simplex_vertices(5, 12, 2)
     labels = np.arange(100) % 5
@@ -167,14 +167,15 @@ def test_a_rotation_of_features_and_classifier_does_not_matter(
 
 def test_a_model_is_fitted_and_asked_as_pytorch_ood_does() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 4))
+    head = nn.Linear(9, 4)
+    model = nn.Sequential(nn.Linear(3, 9), nn.ReLU(), head)
     inputs, labels = torch.randn(40, 3), torch.arange(40) % 4
     batches = list(zip(inputs.split(7), labels.split(7), strict=True))
     with torch.no_grad():
         features, others = model[:2](inputs), model[:2](inputs[:5] + 3)
     for kind in DETECTORS:
         by_model = kind(model).fit(batches)
-        by_features = kind(weight=model[2].weight, bias=model[2].bias)
+        by_features = kind(weight=head.weight, bias=head.bias)
         by_features.fit_features(features, labels)
         expected = by_features.predict_features(others)
         found = by_model.predict(inputs[:5] + 3)
@@ -297,7 +298,7 @@ def test_the_command_says_what_python_says(files: dict[str, Path]) -> None:
     assert result["outside"][1]["detectors"]["neco"]["auroc"] < 0.95
 
 
-def collapsed_world_of(files: dict[str, Path]) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+def collapsed_world_of(files: dict[str, Path]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     train, far, head = (np.load(files[name]) for name in ("train", "far", "head"))
     return (
         torch.from_numpy(train["features"]),

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from neuralcollapse.hierarchy import check_distances as check_distances
     from neuralcollapse.jackknife import Interval as Interval
     from neuralcollapse.jackknife import jackknife_intervals as jackknife_intervals
+    from neuralcollapse.layers import DepthProfile as DepthProfile
+    from neuralcollapse.layers import SeparationLaw as SeparationLaw
     from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import BarzDenzler as BarzDenzler
@@ -139,6 +141,7 @@ _FACE = {
     ),
     "hierarchy": "Hierarchy check_distances",
     "jackknife": "Interval jackknife_intervals",
+    "layers": "DepthProfile SeparationLaw",
     "losses": (
         "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "
         "HierarchicalCrossEntropy HierarchyAwareFeatures MultiGranularity "

@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from neuralcollapse.batches import labelled_samples, run_model, split_batch
 from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
+from neuralcollapse.layers import DepthProfile, LayerTap, Pooling, check_layers
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
@@ -33,6 +35,8 @@ _REGIMES = {
     "general": "K > d+1, no simplex fits: the gnc2 rows are primary, the nc2 rows secondary",
 }
 _DIRECTIONAL = next(row for row in METRICS if row.function is cdnv_directional)
+# What the pass is called that sums up statistics.
+_FIRST = "measuring"
 # Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
@@ -53,6 +57,7 @@ class Measurement:
         statistics: of the features; not saved.
         weight: (K, d), the classifier that was measured, or None; not saved.
         bias: (K,), its bias, or None; not saved.
+        depth: the layers in front of the classifier, where they were measured, or None.
     """
 
     metrics: dict[str, float]
@@ -64,6 +69,7 @@ class Measurement:
     statistics: ClassStatistics | None = field(default=None, repr=False)
     weight: Tensor | None = field(default=None, repr=False)
     bias: Tensor | None = field(default=None, repr=False)
+    depth: DepthProfile | None = field(default=None, repr=False)
 
     def __getitem__(self, key: str) -> float:
         """The value of one metric."""
@@ -104,7 +110,7 @@ class Measurement:
             "dim": self.dim,
             "regime": self.regime,
             "accuracy": self.accuracy,
-        }
+        } | ({} if self.depth is None else {"depth": self.depth.to_dict()})
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Measurement":
@@ -118,6 +124,9 @@ class Measurement:
                 counts=tuple(int(count) for count in values["counts"]),
                 dim=None if values.get("dim") is None else int(values["dim"]),
                 accuracy=None if values["accuracy"] is None else float(values["accuracy"]),
+                depth=None
+                if values.get("depth") is None
+                else DepthProfile.from_dict(values["depth"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
@@ -159,6 +168,7 @@ class Measurement:
         if self.absent:
             lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
         lines += [f"{name}: {value}" for name, value in self.conventions.items()]
+        lines += [] if self.depth is None else ["", str(self.depth)]
         return "\n".join(lines)
 
 
@@ -173,6 +183,8 @@ def measure(
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
     outsiders: Iterable[Any] | None = None,
+    layers: Sequence[str] | Literal["all"] | None = None,
+    pooling: Pooling = "mean",
     split: str | None = None,
     ignore_index: int | None = -100,
     distributed: bool = False,
@@ -201,6 +213,10 @@ def measure(
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
         outsiders: batches, as of the loader, of samples that belong to none of the classes, for
             `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
+        layers: also measure these layers, by dotted name, or "all", in the same pass; the result
+            is in `depth`. Statistics are summed up by layer and features are not kept.
+        pooling: how layers that give (N, C, H, W) or (N, T, d) become one row a sample: the "mean"
+            over positions, or "flatten"; layers wider than 4096 have no `nc1` and `vci`.
         split: what the data is, for the record, e.g. "train".
         ignore_index: samples with this label are left out, as torch's cross entropy does; None
             for none.
@@ -224,17 +240,28 @@ def measure(
     _check_weighting(weighting)
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, -(1 << 63))
+    if layers is not None:
+        check_layers(layers)
     with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
+        layer_tap = None
+        if layers is not None:
+            layer_tap = LayerTap(
+                model, layers, tap.name, len(tap.weight), pooling=pooling, device=_home(tap)
+            )
 
         def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = split_batch(batch)
                 run_model(model, inputs, device)
+                if layer_tap is not None and task == _FIRST:
+                    layer_tap.update(labels, ignore_index)
                 features = tap.take(tokens=labels.dim() > 1)
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
-        statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
+        # Hooks on the first pass only: a second one is for the features alone.
+        with layer_tap or nullcontext():
+            statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
         if distributed:
             statistics = statistics.merge_processes()
         # Only now: the part of one process may be empty, and the others wait for it.
@@ -257,7 +284,7 @@ def measure(
             outsiders=outside,
             distributed=distributed,
         )
-        return conclude(
+        measured = conclude(
             statistics,
             weight,
             bias,
@@ -268,6 +295,9 @@ def measure(
             split=split,
             layer=tap.name,
         )
+        if layer_tap is None:
+            return measured
+        return replace(measured, depth=layer_tap.profile(distributed=distributed))
 
 
 def measure_features(
@@ -389,17 +419,20 @@ class _Look:
     known: dict[str, float | str]
 
 
+def _home(tap: FeatureTap) -> torch.device | str:
+    """Where sums are kept: double precision is not to be had on every accelerator."""
+    return "cpu" if tap.weight.device.type == "mps" else tap.weight.device
+
+
 def _accumulate(
     batches: Batches, tap: FeatureTap, loader: Iterable[Any], normalize: bool
 ) -> tuple[ClassStatistics, list[tuple[Tensor, Tensor]], Iterable[tuple[Tensor, Tensor]] | None]:
     """(statistics, the features if they are few enough to keep, else the same batches again)."""
     num_classes, dim = tap.weight.shape
-    # Double precision is not to be had on every accelerator.
-    home = "cpu" if tap.weight.device.type == "mps" else tap.weight.device
-    accumulator = StatisticsAccumulator(num_classes, dim, device=home)
+    accumulator = StatisticsAccumulator(num_classes, dim, device=_home(tap))
     kept: list[tuple[Tensor, Tensor]] = []
     kept_bytes = 0
-    for features, labels in batches("measuring"):
+    for features, labels in batches(_FIRST):
         accumulator.update(directions(features) if normalize else features, labels)
         kept_bytes += features.nbytes
         if kept_bytes <= _KEPT_BYTES:

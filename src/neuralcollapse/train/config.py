@@ -141,6 +141,9 @@ class TrainConfig:
     measure: bool = _option(
         "Record", True, "Measure during training; off: only after the last epoch."
     )
+    measure_layers: bool = _option(
+        "Record", False, "Also measure every layer on the training samples: collapse by depth."
+    )
     checkpoint_seconds: float = _option(
         "Record", 10.0, "Save at epoch ends this many seconds apart."
     )
