@@ -41,6 +41,12 @@ WEIGHT, BIAS = "_fc.weight", "_fc.bias"
 SYNSETS = "timm/data/_info/imagenet_synsets.txt"
 
 
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's, ties at their mean rank."""
+    found: Any = spearmanr(first, second)
+    return float(found.statistic)
+
+
 def content(given: Path | None, package: str, suffix: str) -> bytes:
     """The file whose name ends so: given, in a wheel that is given, or in an installed package."""
     if given is None:
@@ -118,7 +124,7 @@ def measured(weight: Tensor, tree: Hierarchy) -> dict[str, Any]:
         "cosine_deviation": float(nc2w_equiangle(weight)),
         "max_angle": float(nc2w_max_angle(weight)),
         "simplex_distance": float(nc2w_etf_distance(weight)),
-        "spearman_with_tree": float(spearmanr(cosines, -distances).statistic),
+        "spearman_with_tree": rank_correlation(cosines, -distances),
         "by_path": {
             int(step): {
                 "pairs": int((distances == step).sum()),
@@ -138,7 +144,7 @@ def measured(weight: Tensor, tree: Hierarchy) -> dict[str, Any]:
     for _ in range(5):
         order = generator.permutation(num_classes)
         shuffled = full[order][:, order][pairs[0], pairs[1]]
-        by_chance.append(float(spearmanr(cosines, -shuffled).statistic))
+        by_chance.append(rank_correlation(cosines, -shuffled))
     return found | {"spearman_shuffled": by_chance}
 
 

@@ -28,6 +28,7 @@ from neuralcollapse.heads import (
     DeepLinearHead,
     FixedHead,
     LinearHead,
+    NearestFrameHead,
     RotatedHead,
 )
 from neuralcollapse.hierarchy import Hierarchy
@@ -46,6 +47,7 @@ from neuralcollapse.losses import (
     SoftLabels,
     SquaredError,
 )
+from neuralcollapse.metrics import METRICS
 
 # --- worlds -------------------------------------------------------------------------------------
 
@@ -60,6 +62,7 @@ class World:
     num_classes: int
     weight: Tensor  # (K, d)
     bias: Tensor  # (K,)
+    outsiders: Tensor | None = None  # (M, d), of none of the classes
 
     def statistics(self, dtype: torch.dtype = torch.float64) -> ClassStatistics:
         return ClassStatistics.from_features(self.features.to(dtype), self.labels, self.num_classes)
@@ -137,11 +140,14 @@ def world(
 
 
 def collapsed(num_classes: int = 4, dim: int = 6, count: int = 6, seed: int = 1) -> World:
-    """Every sample on its vertex; the classifier is dual and decides as the nearest mean does."""
+    """Every sample on its vertex; the classifier is dual and decides as the nearest mean does.
+
+    Where a dimension is left, the outsiders' mean lies across all class means.
+    """
     vertices = 3 * simplex_vertices(num_classes, dim, seed)
     centre = np.linspace(-1, 2, dim)
     weight = 2 * vertices
-    return world(
+    made = world(
         "collapsed",
         vertices + centre,
         count,
@@ -149,6 +155,11 @@ def collapsed(num_classes: int = 4, dim: int = 6, count: int = 6, seed: int = 1)
         weight=weight,
         bias=-weight @ centre,
     )
+    if dim <= num_classes:
+        return made
+    across = torch.from_numpy(np.linalg.svd(vertices + centre)[2][-1])
+    spread = torch.from_numpy(weight[:1])
+    return made.replace(outsiders=torch.cat([across + spread, 3 * across - spread]))
 
 
 def _by_hand() -> World:
@@ -282,6 +293,7 @@ BREAKS: dict[str, Callable[[World], World]] = {
     "two rows swapped": lambda w: w.replace(weight=_swapped(w.weight), bias=_swapped(w.bias)),
     "all rows shifted alike": lambda w: w.replace(weight=w.weight + 1.0),
     "a bias": _biased,
+    "outsiders along a class mean": lambda w: w.replace(outsiders=w.features[:1]),
 }
 
 # Harmless changes: no metric of this table may see them.
@@ -317,6 +329,10 @@ METRIC_CASES: dict[str, MetricCase] = {
         "nc1_trace_ratio": {"noise along the means", "noise across the means"},
         "nc1_trace_unbiased": {"noise along the means", "noise across the means"},
         "cdnv": {"noise along the means", "noise across the means"},
+        "cdnv_directional": {"noise along the means"},
+        "vci": {"noise along the means"},
+        # Unequal lengths stretch a direction.
+        "effective_rank": _ALL_MEANS,
         # Unequal lengths move the global mean, and with it the angles.
         "nc2_equinorm": {"means of unequal length"},
         "nc2_equiangle": _ALL_MEANS,
@@ -331,9 +347,13 @@ METRIC_CASES: dict[str, MetricCase] = {
         "gnc2_energy_gap": _ALL_MEANS,
         "gnc2_log_mean": _ALL_MEANS,
         "gnc2_log_variance": _ALL_MEANS,
+        "gnc2_gaussian": _ALL_MEANS,
         "gnc2_margin": _ALL_MEANS,
         # No break turns all rows against their means by the same angle, which it would not see.
         "gnc3_alignment_spread": _ALL_COSINES,
+        "nc3_subspace": {"means in a square", "rows in a square", "rows at right angles"},
+        # Raw class means: what moves them moves it.
+        "nc5_orthogonality": {"outsiders along a class mean"},
         "hug_inter": _ALL_MEANS,
         "hug_intra": {"noise along the means", "noise across the means"},
         "nc4_disagreement": {
@@ -346,6 +366,9 @@ METRIC_CASES: dict[str, MetricCase] = {
     }.items()
 }
 
+# The rows that every measurement has: those of outsiders are left out where there are none.
+ROWS = tuple(metric for metric in METRICS if "outsiders" not in metric.needs)
+
 # Public functions and classes in metrics/ that are parts of a metric and not rows of the table,
 # with the test that holds them.
 METRIC_PARTS = {
@@ -356,6 +379,10 @@ METRIC_PARTS = {
     "linear_decision": "test_metrics.py: nc4_disagreement",
     "decision_counts": "test_metrics.py: nc4_disagreement",
     "NearestMean": "test_metrics.py: nc4_disagreement",
+    "DirectionalSpread": "test_deeper_metrics.py: cdnv_directional in parts",
+    "BalancedScatter": "test_deeper_metrics.py: covariances of balanced classes",
+    "features_effective_rank": "test_deeper_metrics.py: neither direction is better",
+    "principal_angles": "test_deeper_metrics.py: against scipy",
     "frame_deviation": "test_frame_fit.py: takes a target that the table does not have",
     "frame_spread": "test_frame_fit.py: takes a target that the table does not have",
     "frame_duality": "test_frame_fit.py: takes a target that the table does not have",
@@ -705,6 +732,22 @@ def _class_mean_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
     return _dot(mean, feature) / lengths / head.temperature
 
 
+def _nearest_frame_logit(head: AbstractHead, feature: np.ndarray, k: int) -> float:
+    """Cosine with the frame turned to the averages by the orthogonal Procrustes solution."""
+    assert isinstance(head, NearestFrameHead)
+    root = head.root.numpy().astype(np.float64)
+    left, _, right = np.linalg.svd(root.T @ head.means.numpy(), full_matrices=False)
+    vector = (root @ left @ right)[k]
+    return _dot(vector, feature) / np.sqrt(_dot(feature, feature)) / head.temperature
+
+
+def _followed() -> NearestFrameHead:
+    head = NearestFrameHead(simplex_etf(4, 6), momentum=0.5, temperature=0.5)
+    generator = torch.Generator().manual_seed(0)
+    head.operands(torch.randn(8, 6, generator=generator), torch.arange(8) % 4)
+    return head
+
+
 def _turned() -> RotatedHead:
     head = RotatedHead(simplex_etf(4, 6), temperature=0.5)
     torch.nn.init.normal_(head.skew)
@@ -771,6 +814,7 @@ HEAD_CASES: tuple[HeadCase, ...] = (
         _class_mean_logit,
         False,
     ),
+    HeadCase("nearest frame", NearestFrameHead, _followed, _nearest_frame_logit, learned=False),
 )
 
 head_cases = {"argvalues": HEAD_CASES, "ids": [case.name for case in HEAD_CASES]}

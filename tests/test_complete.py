@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,13 +41,12 @@ from neuralcollapse.theory import (
     rectified,
     squared_error,
 )
-from neuralcollapse.theory.problem import Problem
 
 # The base file of a folder and its gatherer hold what the others are made of.
 BASES = {"loss", "frame", "head", "pairs", "table"}
 # Frames made of a hierarchy, not of a number of classes, and what they are made with: no choices
 # of the option --frame, with tests of their own.
-BASES |= {"hierarchical", "branching", "low_rank"}
+BASES |= {"hierarchical", "branching", "low_rank", "nearest"}
 
 
 def siblings(folder: ModuleType) -> Iterator[ModuleType]:
@@ -121,6 +120,16 @@ def test_every_metric_has_a_row_and_a_case() -> None:
     assert {*keys} == {*cases.METRIC_CASES}
 
 
+def noting(form: Callable[..., Prediction], asked: set[Any]) -> Callable[..., Prediction]:
+    """The same, and each call puts it among those asked."""
+
+    def answer(*arguments: Any) -> Prediction:
+        asked.add(form)
+        return form(*arguments)
+
+    return answer
+
+
 def test_every_closed_form_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each function of theory that answers a question of `predict` is asked by a row."""
     forms, asked = set(), set()
@@ -130,11 +139,7 @@ def test_every_closed_form_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
                 continue
             forms.add(form)
 
-            def answer(problem: Problem, form: Any = form) -> Prediction:
-                asked.add(form)
-                return form(problem)
-
-            monkeypatch.setattr(module, name, answer)
+            monkeypatch.setattr(module, name, noting(form, asked))
     for case in cases.PREDICTION_CASES:
         predict(**case.arguments)
     assert forms == asked

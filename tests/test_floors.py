@@ -41,22 +41,25 @@ FLOORS = {
     "theory": 4,
     "frame_classifier": 5,
     "jackknife": 5,
+    "layers": 5,
     "mistakes": 5,
+    "second_look": 5,
     "tap": 5,
     "classifier": 6,
     "measurement": 6,
     "forecast": 7,
     "integrations": 7,
+    "ood": 7,
+    "record": 7,
     "shards": 7,
     "cluster": 8,
-    "record": 7,
     "report": 8,
     "train": 8,
     "cli": 9,
 }
 BASES = {"heads": "head", "integrations": "adapter", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
-OPEN_FOLDERS = {"frames", "hierarchy", "theory", "train", "report", "cli"}
+OPEN_FOLDERS = {"frames", "hierarchy", "theory", "ood", "train", "report", "cli"}
 
 FACE = "__init__"
 FACE_NAMES = {"__version__"}

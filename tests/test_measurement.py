@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import neuralcollapse.measurement
 import reference.metrics
-from cases import HEAD_CASES, HeadCase, World, collapsed, head_cases, simplex_vertices, world
+from cases import HEAD_CASES, ROWS, HeadCase, World, collapsed, head_cases, simplex_vertices, world
 from neuralcollapse import (
-    METRICS,
     ClassStatistics,
     FeatureTap,
     FixedHead,
@@ -31,7 +30,7 @@ from neuralcollapse import (
     simplex_etf,
 )
 
-KEYS = [metric.key for metric in METRICS]
+KEYS = [metric.key for metric in ROWS]
 
 
 def network(num_classes: int = 3, *, seed: int = 0) -> nn.Sequential:
@@ -125,7 +124,8 @@ def test_features_of_a_model_give_the_same_as_the_model() -> None:
     assert isinstance(head, nn.Linear)
     by_model = measure(model, batches())
     by_features = measure_features(features_of(model, inputs), labels, head.weight, head.bias)
-    assert_equal_measurements(by_model, by_features, 1e-6)
+    # Batches of another size round differently; the inverse of a covariance (vci) amplifies it.
+    assert_equal_measurements(by_model, by_features, 1e-5)
 
 
 LOADERS: dict[str, Callable[[], Any]] = {
@@ -185,9 +185,10 @@ def test_a_loader_that_runs_once_and_features_that_do_not_fit(
     assert math.isnan(measurement["nc4_disagreement"])
     assert "only once" in measurement.undefined["nc4_disagreement"]
     assert "only once" in measurement.undefined["hug_intra"]
+    assert "only once" in measurement.undefined["cdnv_directional"]
     assert measurement.accuracy is None
     for key in KEYS:
-        if key not in ("nc4_disagreement", "hug_intra"):
+        if key not in ("nc4_disagreement", "hug_intra", "cdnv_directional"):
             assert measurement[key] == pytest.approx(expected[key], rel=1e-9)
 
 
@@ -264,7 +265,7 @@ def test_a_head_alone_is_a_model() -> None:
 def test_a_collapsed_network_reads_as_collapsed() -> None:
     w = collapsed(num_classes=5, dim=8)
     measurement = measure_features(w.features, w.labels, w.weight, w.bias)
-    for metric in METRICS:
+    for metric in ROWS:
         target = metric.collapse_value(5, 8)
         assert measurement[metric.key] == pytest.approx(target, abs=1e-12), metric.key
     assert measurement.accuracy == 1
@@ -345,7 +346,7 @@ def test_one_class_is_undefined_with_a_reason() -> None:
     measurement = measure(network(), [(data()[0], torch.zeros(50).long())])
     assert measurement.counts == (50, 0, 0)
     assert measurement.accuracy is not None
-    for metric in METRICS:
+    for metric in ROWS:
         if "statistics" in metric.needs:
             assert math.isnan(measurement[metric.key])
             assert "1 of 3" in measurement.undefined[metric.key]
@@ -907,7 +908,7 @@ def test_classes_never_seen_do_not_make_the_regime() -> None:
     measurement = measure_features(w.features, labels, num_classes=7)
     assert measurement.regime == "simplex"
     assert measurement["gnc2_energy_gap"] == pytest.approx(0, abs=1e-3)
-    log_mean = next(metric for metric in METRICS if metric.key == "gnc2_log_mean")
+    log_mean = next(metric for metric in ROWS if metric.key == "gnc2_log_mean")
     assert f"{log_mean.collapse_value(4, 3):.4g}" in str(measurement)
 
 
@@ -925,7 +926,7 @@ def test_a_record_without_a_width_still_prints() -> None:
 def test_the_table_shows_every_value_convention_and_reason() -> None:
     measurement = gaps()
     text = str(measurement)
-    for metric in METRICS:
+    for metric in ROWS:
         assert metric.key in text
         assert metric.summary in text
     assert f"{measurement['nc1']:.6g}" in text

@@ -108,11 +108,11 @@ def test_where_the_corrected_ratio_is_undefined_it_says_why() -> None:
     assert "no class has two samples" in singles.undefined["nc1_trace_unbiased"]
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(20) % 10
-    for _ in itertools.count():  # noise alone: now and then the means lie nearer than expected
-        noise = torch.randn(20, 4, generator=generator)
-        found = measure_features(noise, labels)
-        if math.isnan(found["nc1_trace_unbiased"]):
-            break
+    # Noise alone: now and then the means lie nearer than expected.
+    measured = (
+        measure_features(torch.randn(20, 4, generator=generator), labels) for _ in itertools.count()
+    )
+    found = next(one for one in measured if math.isnan(one["nc1_trace_unbiased"]))
     assert "noise of so few samples" in found.undefined["nc1_trace_unbiased"]
     assert not math.isnan(found["nc1_trace_ratio"])
 

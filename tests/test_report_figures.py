@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from neuralcollapse import METRICS
+from cases import ROWS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, wording, write_report
 from neuralcollapse.report.grams import gram_frames
@@ -105,7 +105,7 @@ def test_a_split_that_was_never_measured_is_no_gap(tmp_path):
 
 
 def test_metrics_that_vanish_have_a_logarithmic_axis(run):
-    shown = [row.key for row in METRICS if row.regime != "general"]
+    shown = [row.key for row in ROWS if row.regime != "general"]
     layouts = {key: panel_of([run], key).figure for key in shown}
     kinds = {
         key: figure["layout"]["yaxis"].get("type") for key, figure in layouts.items() if figure

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from neuralcollapse import METRICS
+from cases import ROWS
 from neuralcollapse.report import figures, tables, wording, write_report
 from neuralcollapse.report.history import read_histories
 from pages import Page, unpacked
@@ -40,12 +40,12 @@ def panels_of(*runs) -> list[str]:
 def test_the_figures_are_those_of_the_regime(run, tmp_path):
     simplex = write_record(tmp_path / "simplex", num_classes=4, dim=6)
     of_regime = {
-        name: [row.key for row in METRICS if row.regime in ("any", name)]
+        name: [row.key for row in ROWS if row.regime in ("any", name)]
         for name in ("simplex", "general")
     }
     assert panels_of(run) == of_regime["general"]
     assert panels_of(simplex) == of_regime["simplex"]
-    assert panels_of(run, simplex) == [row.key for row in METRICS]
+    assert panels_of(run, simplex) == [row.key for row in ROWS]
     assert "gnc2_energy_gap" in panels_of(run)
     assert "nc2_etf_distance" not in panels_of(run)
 
@@ -83,7 +83,7 @@ def test_what_is_not_known_at_collapse_is_a_dash(run):
     assert values["hug_inter"] == pytest.approx((3 / 4 + 12 / 2) / 15)
     (line,) = [line for line in lines_of(history) if line.key == "nc2_max_angle"]
     assert line.at_collapse == "—"
-    assert {wording.arrow(history, row.key) for row in METRICS} == {"↓", "↑"}
+    assert {wording.arrow(history, row.key) for row in ROWS} == {"↓", "↑"}
 
 
 def lines_of(history) -> list[tables.Line]:

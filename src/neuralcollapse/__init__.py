@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from neuralcollapse.frames import hierarchy_frame as hierarchy_frame
     from neuralcollapse.frames import make_frame as make_frame
     from neuralcollapse.frames import max_cosine_bound as max_cosine_bound
+    from neuralcollapse.frames import nearest_frame as nearest_frame
     from neuralcollapse.frames import node_subspaces as node_subspaces
     from neuralcollapse.frames import one_vs_rest_distance as one_vs_rest_distance
     from neuralcollapse.frames import optimal_configuration as optimal_configuration
@@ -47,11 +48,14 @@ if TYPE_CHECKING:
     from neuralcollapse.heads import DeepLinearHead as DeepLinearHead
     from neuralcollapse.heads import FixedHead as FixedHead
     from neuralcollapse.heads import LinearHead as LinearHead
+    from neuralcollapse.heads import NearestFrameHead as NearestFrameHead
     from neuralcollapse.heads import RotatedHead as RotatedHead
     from neuralcollapse.hierarchy import Hierarchy as Hierarchy
     from neuralcollapse.hierarchy import check_distances as check_distances
     from neuralcollapse.jackknife import Interval as Interval
     from neuralcollapse.jackknife import jackknife_intervals as jackknife_intervals
+    from neuralcollapse.layers import DepthProfile as DepthProfile
+    from neuralcollapse.layers import SeparationLaw as SeparationLaw
     from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import BarzDenzler as BarzDenzler
@@ -70,12 +74,17 @@ if TYPE_CHECKING:
     from neuralcollapse.measurement import measure_features as measure_features
     from neuralcollapse.metrics import METRICS as METRICS
     from neuralcollapse.metrics import MISTAKE_METRICS as MISTAKE_METRICS
+    from neuralcollapse.metrics import BalancedScatter as BalancedScatter
     from neuralcollapse.metrics import calibration_error as calibration_error
     from neuralcollapse.metrics import cdnv as cdnv
+    from neuralcollapse.metrics import cdnv_directional as cdnv_directional
+    from neuralcollapse.metrics import effective_rank as effective_rank
+    from neuralcollapse.metrics import features_effective_rank as features_effective_rank
     from neuralcollapse.metrics import frame_deviation as frame_deviation
     from neuralcollapse.metrics import frame_duality as frame_duality
     from neuralcollapse.metrics import frame_spread as frame_spread
     from neuralcollapse.metrics import gnc2_energy_gap as gnc2_energy_gap
+    from neuralcollapse.metrics import gnc2_gaussian as gnc2_gaussian
     from neuralcollapse.metrics import gnc2_log_mean as gnc2_log_mean
     from neuralcollapse.metrics import gnc2_log_variance as gnc2_log_variance
     from neuralcollapse.metrics import gnc2_margin as gnc2_margin
@@ -98,8 +107,12 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import nc2w_max_angle as nc2w_max_angle
     from neuralcollapse.metrics import nc3_alignment as nc3_alignment
     from neuralcollapse.metrics import nc3_duality as nc3_duality
+    from neuralcollapse.metrics import nc3_subspace as nc3_subspace
     from neuralcollapse.metrics import nc4_disagreement as nc4_disagreement
+    from neuralcollapse.metrics import nc5_orthogonality as nc5_orthogonality
     from neuralcollapse.metrics import preference_score as preference_score
+    from neuralcollapse.metrics import principal_angles as principal_angles
+    from neuralcollapse.metrics import vci as vci
     from neuralcollapse.mistakes import MistakeAccumulator as MistakeAccumulator
     from neuralcollapse.mistakes import Mistakes as Mistakes
     from neuralcollapse.shards import measure_shards as measure_shards
@@ -120,16 +133,18 @@ _FACE = {
     "frame_classifier": "FrameClassifier ResidualTransform",
     "frames": (
         "Frame NodeSubspaces ReferenceEnergy barz_denzler_frame closed_form_status "
-        "hierarchy_frame make_frame max_cosine_bound node_subspaces one_vs_rest_distance "
-        "optimal_configuration orthogonal_frame reference_energy simplex_etf "
+        "hierarchy_frame make_frame max_cosine_bound nearest_frame node_subspaces "
+        "one_vs_rest_distance optimal_configuration orthogonal_frame reference_energy simplex_etf "
         "softmax_code_bounds softmax_code_margin spherical_code"
     ),
     "geometry": "Geometry gram_distance",
     "heads": (
-        "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead RotatedHead"
+        "AbstractHead ClassMeanHead CosineHead DeepLinearHead FixedHead LinearHead "
+        "NearestFrameHead RotatedHead"
     ),
     "hierarchy": "Hierarchy check_distances",
     "jackknife": "Interval jackknife_intervals",
+    "layers": "DepthProfile SeparationLaw",
     "losses": (
         "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "
         "HierarchicalCrossEntropy HierarchyAwareFeatures MultiGranularity "
@@ -137,13 +152,14 @@ _FACE = {
     ),
     "measurement": "Measurement measure measure_features",
     "metrics": (
-        "METRICS MISTAKE_METRICS calibration_error cdnv frame_deviation frame_duality "
-        "frame_spread gnc2_energy_gap gnc2_log_mean gnc2_log_variance gnc2_margin "
+        "BalancedScatter METRICS MISTAKE_METRICS calibration_error cdnv cdnv_directional "
+        "effective_rank features_effective_rank frame_deviation frame_duality frame_spread "
+        "gnc2_energy_gap gnc2_gaussian gnc2_log_mean gnc2_log_variance gnc2_margin "
         "gnc3_alignment_spread hierarchical_distance hug_inter hug_intra lca_accuracy "
-        "mistake_severity nc1 nc1_trace_ratio nc1_trace_unbiased nc2_equiangle "
-        "nc2_equinorm nc2_etf_distance nc2_max_angle nc2w_equiangle nc2w_equinorm "
-        "nc2w_etf_distance nc2w_max_angle nc3_alignment nc3_duality nc4_disagreement "
-        "preference_score"
+        "mistake_severity nc1 nc1_trace_ratio nc1_trace_unbiased nc2_equiangle nc2_equinorm "
+        "nc2_etf_distance nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance "
+        "nc2w_max_angle nc3_alignment nc3_duality nc3_subspace nc4_disagreement "
+        "nc5_orthogonality preference_score principal_angles vci"
     ),
     "mistakes": "MistakeAccumulator Mistakes",
     "shards": "measure_shards",

@@ -5,6 +5,7 @@ again elsewhere and recomputes results that were lost with it; results are refer
 that no file counts twice or not at all.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralcollapse.measurement import Look, SecondLook
+from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.second_look import Look, SecondLook
 from neuralcollapse.shards import (
     ShardMeasurement,
     ShardReader,
+    check_jackknife,
     concluded,
     deals,
     merged,
@@ -39,6 +42,7 @@ def measure_shards_on_ray(
     address: str | None = None,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
     split: str | None = None,
     scatter: bool | None = None,
     skip_bad: bool = False,
@@ -58,6 +62,7 @@ def measure_shards_on_ray(
             the one that `ray.init` has connected to, or starts one on this machine and ends it.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: as of `measure_shards`.
         split: what the data is, for the record, e.g. "train".
         scatter: as of `measure_shards`.
         skip_bad: leave out files that cannot be read or do not fit, and say which and why.
@@ -67,6 +72,7 @@ def measure_shards_on_ray(
         ImportError: if ray cannot be imported.
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
     """
+    check_jackknife(jackknife, weighting)
     try:
         import ray
     except (ImportError, RuntimeError) as error:
@@ -76,8 +82,8 @@ def measure_shards_on_ray(
         ) from None
     started = not ray.is_initialized()
     if started:
-        options = {} if address else {"include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+        options: dict[str, Any] = {} if address else {"include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
         return _measured(
@@ -86,6 +92,7 @@ def measure_shards_on_ray(
             [Path(file).absolute() for file in files],
             {Path(file).absolute(): Path(file) for file in files},
             global_mean=global_mean,
+            weighting=weighting,
             split=split,
             skip_bad=skip_bad,
             jackknife=jackknife,
@@ -102,6 +109,7 @@ def _measured(
     given: dict[Path, Path],
     *,
     global_mean: GlobalMean,
+    weighting: Weighting | None,
     split: str | None,
     skip_bad: bool,
     jackknife: bool,
@@ -137,8 +145,8 @@ def _measured(
     def look(statistics: ClassStatistics) -> Look:
         shared = ray.put((statistics, reader))
         task = ray.remote(**options)(_look)
-        totals = [task.remote(shared, path, global_mean) for path in kept]
-        whole = _second_look(statistics, reader, global_mean)
+        totals = [task.remote(shared, path, global_mean, weighting) for path in kept]
+        whole = _second_look(statistics, reader, global_mean, weighting)
         for one in totals:
             for total, own in zip(whole.totals, ray.get(one), strict=True):
                 total += own
@@ -151,6 +159,7 @@ def _measured(
         skipped,
         look,
         global_mean=global_mean,
+        weighting=weighting,
         split=split,
         jackknife=jackknife,
     )
@@ -182,18 +191,24 @@ def _merge(*parts: ClassStatistics) -> ClassStatistics:
 
 
 def _look(
-    shared: tuple[ClassStatistics, ShardReader], path: Path, global_mean: GlobalMean
+    shared: tuple[ClassStatistics, ShardReader],
+    path: Path,
+    global_mean: GlobalMean,
+    weighting: Weighting | None,
 ) -> list[Tensor]:
     torch.set_num_threads(1)
     statistics, reader = shared
-    look = _second_look(statistics, reader, global_mean)
+    look = _second_look(statistics, reader, global_mean, weighting)
     for features, labels in reader.batches([path]):
         look.update(features, labels)
     return look.totals
 
 
 def _second_look(
-    statistics: ClassStatistics, reader: ShardReader, global_mean: GlobalMean
+    statistics: ClassStatistics,
+    reader: ShardReader,
+    global_mean: GlobalMean,
+    weighting: Weighting | None,
 ) -> SecondLook:
     return SecondLook(
         statistics,
@@ -201,4 +216,5 @@ def _second_look(
         reader.bias,
         normalize=reader.normalize,
         global_mean=global_mean,
+        weighting=weighting,
     )

@@ -2,27 +2,27 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from neuralcollapse.batches import labelled_samples, run_model, split_batch
 from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
-from neuralcollapse.metrics.decision import NearestMean, decision_counts
+from neuralcollapse.layers import DepthProfile, LayerTap, Pooling, check_layers
 from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
-from neuralcollapse.metrics.uniformity import SpreadWithin
-from neuralcollapse.metrics.whitened import WhitenedSpread, between_condition
-from neuralcollapse.processes import num_processes
+from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.metrics.whitened import between_condition
 from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.second_look import Look, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
@@ -31,6 +31,8 @@ _REGIMES = {
     "simplex": "K <= d+1, a simplex fits: the nc2 rows are primary, the gnc2 rows secondary",
     "general": "K > d+1, no simplex fits: the gnc2 rows are primary, the nc2 rows secondary",
 }
+# What the pass is called that sums up statistics.
+_FIRST = "measuring"
 # Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
 # A (d, d) scatter up to this many bytes is accumulated unless told otherwise: d = 5792.
@@ -57,6 +59,7 @@ class Measurement:
         statistics: of the features; not saved.
         weight: (K, d), the classifier that was measured, or None; not saved.
         bias: (K,), its bias, or None; not saved.
+        depth: the layers in front of the classifier, where they were measured, or None.
     """
 
     metrics: dict[str, float]
@@ -69,6 +72,7 @@ class Measurement:
     statistics: ClassStatistics | None = field(default=None, repr=False)
     weight: Tensor | None = field(default=None, repr=False)
     bias: Tensor | None = field(default=None, repr=False)
+    depth: DepthProfile | None = field(default=None, repr=False)
 
     def __getitem__(self, key: str) -> float:
         """The value of one metric."""
@@ -129,7 +133,7 @@ class Measurement:
             "null": self.null,
             "floor": self.floor,
             "notes": list(self.notes),
-        }
+        } | ({} if self.depth is None else {"depth": self.depth.to_dict()})
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Measurement":
@@ -144,6 +148,9 @@ class Measurement:
                 dim=None if values.get("dim") is None else int(values["dim"]),
                 accuracy=None if values["accuracy"] is None else float(values["accuracy"]),
                 notes=tuple(str(note) for note in values.get("notes", ())),
+                depth=None
+                if values.get("depth") is None
+                else DepthProfile.from_dict(values["depth"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
@@ -166,6 +173,8 @@ class Measurement:
         context |= {key: f">={value:.3g}" for key, value in self.floor.items()}
         lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8} {'context':>9}  meaning"]
         for metric in METRICS:
+            if "outsiders" in metric.needs and metric.key not in self.metrics:
+                continue
             value, target = self.metrics.get(metric.key, math.nan), metric.at_collapse
             if self.dim is not None:
                 target = metric.collapse_value(self._num_seen, self.dim)
@@ -189,6 +198,7 @@ class Measurement:
             lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"{name}: {value}" for name, value in self.conventions.items()]
+        lines += [] if self.depth is None else ["", str(self.depth)]
         return "\n".join(lines)
 
 
@@ -201,6 +211,10 @@ def measure(
     device: torch.device | str | None = None,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+    outsiders: Iterable[Any] | None = None,
+    layers: Sequence[str] | Literal["all"] | None = None,
+    pooling: Pooling = "mean",
     split: str | None = None,
     ignore_index: int | None = -100,
     scatter: bool | None = None,
@@ -226,6 +240,14 @@ def measure(
         normalize: scale every feature to unit length first. Only accuracy and the classifier's
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances within and between classes: "balanced" counts every class
+            alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        outsiders: batches, as of the loader, of samples that belong to none of the classes, for
+            `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
+        layers: also measure these layers, by dotted name, or "all", in the same pass; the result
+            is in `depth`. Statistics are summed up by layer and features are not kept.
+        pooling: how layers that give (N, C, H, W) or (N, T, d) become one row a sample: the "mean"
+            over positions, or "flatten"; layers wider than 4096 have no `nc1` and `vci`.
         split: what the data is, for the record, e.g. "train".
         ignore_index: samples with this label are left out, as torch's cross entropy does; None
             for none.
@@ -249,19 +271,33 @@ def measure(
         True
     """
     check_choice("global_mean", global_mean, ("class", "sample"))
+    _check_weighting(weighting)
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, -(1 << 63))
+    if layers is not None:
+        check_layers(layers)
     with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
+        layer_tap = None
+        if layers is not None:
+            layer_tap = LayerTap(
+                model, layers, tap.name, len(tap.weight), pooling=pooling, device=_home(tap)
+            )
 
         def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = split_batch(batch)
                 run_model(model, inputs, device)
+                if layer_tap is not None and task == _FIRST:
+                    layer_tap.update(labels, ignore_index)
                 features = tap.take(tokens=labels.dim() > 1)
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
-        statistics, kept, same_again, dtype = _accumulate(batches, tap, loader, normalize, scatter)
+        # Hooks on the first pass only: a second one is for the features alone.
+        with layer_tap or nullcontext():
+            statistics, kept, same_again, dtype = _accumulate(
+                batches, tap, loader, normalize, scatter
+            )
         if distributed:
             statistics = statistics.merge_processes()
         # Only now: the part of one process may be empty, and the others wait for it.
@@ -270,6 +306,9 @@ def measure(
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
         looks = kept or same_again
+        outside = None
+        if outsiders is not None:
+            outside = _mean_outside(model, outsiders, tap, device, normalize, progress)
         look = second_look(
             statistics,
             weight,
@@ -277,19 +316,25 @@ def measure(
             looks,
             normalize=normalize,
             global_mean=global_mean,
+            weighting=weighting,
+            outsiders=outside,
             distributed=distributed,
         )
-        return conclude(
+        measured = conclude(
             statistics,
             weight,
             bias,
             look,
             normalize=normalize,
             global_mean=global_mean,
+            weighting=weighting,
             split=split,
             layer=tap.name,
             dtype=dtype,
         )
+        if layer_tap is None:
+            return measured
+        return replace(measured, depth=layer_tap.profile(distributed=distributed))
 
 
 def measure_features(
@@ -301,6 +346,8 @@ def measure_features(
     *,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+    outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
 ) -> Measurement:
@@ -315,6 +362,10 @@ def measure_features(
         normalize: scale every feature to unit length first. Only accuracy and the classifier's
             side of `nc4_disagreement` look at the raw features, as the network does.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances within and between classes: "balanced" counts every class
+            alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        outsiders: (M, d), features of samples that belong to none of the classes, for
+            `nc5_orthogonality`.
         split: what the data is, for the record, e.g. "train".
         scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
             in the K-1 directions of the class means, without any (d, d) array. By default up to
@@ -330,6 +381,7 @@ def measure_features(
         >>> round(measure_features(torch.tensor(features), torch.tensor([0, 0, 1, 1]))["nc1"], 6)
         0.125
     """
+    _check_weighting(weighting)
     features = check_matrix("features", as_tensor("features", features)).detach()
     labels = check_labels(as_tensor("labels", labels), len(features))
     if not len(features):
@@ -357,11 +409,29 @@ def measure_features(
                 f"labels must lie below {_MOST_CLASSES} where num_classes is not given, got "
                 f"{num_classes - 1}; pass num_classes if that is meant"
             )
+    if outsiders is not None:
+        outsiders = check_matrix(
+            "outsiders",
+            as_tensor("outsiders", outsiders),
+            columns=features.shape[1],
+            why="the width of the features",
+        ).detach()
+        check_finite("outsiders", outsiders)
+        outsiders = directions(outsiders) if normalize else outsiders
     shown = directions(features) if normalize else features
     kept_scatter = wants_scatter(scatter, features.shape[1])
     statistics = ClassStatistics.from_features(shown, labels, num_classes, scatter=kept_scatter)
     kept = [(features, labels)]
-    look = second_look(statistics, weight, bias, kept, normalize=normalize, global_mean=global_mean)
+    look = second_look(
+        statistics,
+        weight,
+        bias,
+        kept,
+        normalize=normalize,
+        global_mean=global_mean,
+        weighting=weighting,
+        outsiders=outsiders,
+    )
     return conclude(
         statistics,
         weight,
@@ -369,6 +439,7 @@ def measure_features(
         look,
         normalize=normalize,
         global_mean=global_mean,
+        weighting=weighting,
         split=split,
         layer=None,
         dtype=features.dtype,
@@ -378,22 +449,14 @@ def measure_features(
 Batches = Callable[[str], Iterable[tuple[Tensor, Tensor]]]
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a look at the features tells once the class means are known.
-
-    Attributes:
-        accuracy: of the classifier, or None.
-        known: metrics by key: a value, or the reason why there is none.
-    """
-
-    accuracy: float | None
-    known: dict[str, float | str]
-
-
 def wants_scatter(scatter: bool | None, dim: int) -> bool:
     """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
     return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
+def _home(tap: FeatureTap) -> torch.device | str:
+    """Where sums are kept: double precision is not to be had on every accelerator."""
+    return "cpu" if tap.weight.device.type == "mps" else tap.weight.device
 
 
 def _accumulate(
@@ -410,14 +473,12 @@ def _accumulate(
 ]:
     """(statistics, the features if few enough to keep, else the same batches again, their type)."""
     num_classes, dim = tap.weight.shape
-    # Double precision is not to be had on every accelerator.
-    home = "cpu" if tap.weight.device.type == "mps" else tap.weight.device
     accumulator = StatisticsAccumulator(
-        num_classes, dim, scatter=wants_scatter(scatter, dim), device=home
+        num_classes, dim, scatter=wants_scatter(scatter, dim), device=_home(tap)
     )
     kept: list[tuple[Tensor, Tensor]] = []
     kept_bytes, dtype = 0, None
-    for features, labels in batches("measuring"):
+    for features, labels in batches(_FIRST):
         accumulator.update(directions(features) if normalize else features, labels)
         kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
@@ -428,93 +489,6 @@ def _accumulate(
     return accumulator.result(), kept, again, dtype
 
 
-class SecondLook:
-    """What is to be seen of features once their class means are known, summed over batches.
-
-    The classifier beside the nearest mean and the labels, and features beside their means. `totals`
-    of parts of the data add up.
-    """
-
-    def __init__(
-        self,
-        statistics: ClassStatistics,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        normalize: bool,
-        global_mean: GlobalMean,
-    ):
-        home = statistics.means.device
-        self._statistics, self._normalize = statistics, normalize
-        self._weight = None if weight is None else weight.to(home)
-        self._bias = None if bias is None else bias.to(home)
-        self._nearest = NearestMean(statistics)
-        self._spread = SpreadWithin(statistics, global_mean=global_mean)
-        self._whitened = None
-        if statistics.scatter is None:
-            self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
-        self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
-
-    @property
-    def totals(self) -> list[Tensor]:
-        """The sums, to be added to in place."""
-        parts = [self._spread] if self._whitened is None else [self._spread, self._whitened]
-        return [self._counts, *(part.totals for part in parts)]
-
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add a batch: features (N, d), labels (N,)."""
-        home = self._statistics.means.device
-        features, labels = features.to(home), labels.to(home)
-        shown = directions(features) if self._normalize else features
-        self._spread.update(shown, labels)
-        if self._whitened is not None:
-            self._whitened.update(shown, labels)
-        if self._weight is not None:
-            decided = decision_counts(self._rule, features, self._weight, self._bias, labels)
-            self._counts += torch.tensor([*decided, len(features)], device=home)
-
-    def result(self) -> Look:
-        """Metrics and accuracy of what was added."""
-        known: dict[str, float | str] = {"hug_intra": float(self._spread.result())}
-        if self._whitened is not None:
-            known["nc1"] = float(self._whitened.result())
-        if self._weight is None:
-            return Look(None, known)
-        differing, correct, total = self._counts.tolist()
-        enough = int(self._statistics.seen.sum()) > 1
-        known["nc4_disagreement"] = differing / total if enough else math.nan
-        return Look(correct / total, known)
-
-    def _rule(self, block: Tensor) -> Tensor:
-        # The classifier decides on what it was given; only the means are of unit features.
-        return self._nearest(directions(block) if self._normalize else block)
-
-
-def second_look(
-    statistics: ClassStatistics,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    batches: Iterable[tuple[Tensor, Tensor]] | None,
-    *,
-    normalize: bool,
-    global_mean: GlobalMean,
-    distributed: bool = False,
-) -> Look:
-    """Compare the classifier with nearest mean and labels, and features with their means."""
-    if batches is None:
-        reason = "features did not fit into memory and the loader runs only once"
-        decision = {} if weight is None else {"nc4_disagreement": reason}
-        variability = {} if statistics.scatter is not None else {"nc1": reason}
-        return Look(None, {**decision, **variability, "hug_intra": reason})
-    look = SecondLook(statistics, weight, bias, normalize=normalize, global_mean=global_mean)
-    for features, labels in batches:
-        look.update(features, labels)
-    if distributed and num_processes() > 1:
-        for total in look.totals:
-            dist.all_reduce(total)
-    return look.result()
-
-
 def conclude(
     statistics: ClassStatistics,
     weight: Tensor | None,
@@ -523,12 +497,15 @@ def conclude(
     *,
     normalize: bool,
     global_mean: GlobalMean,
+    weighting: Weighting | None = None,
     split: str | None,
     layer: str | None,
     dtype: torch.dtype | None = None,
 ) -> Measurement:
     """The measurement of statistics and a second look, with its conventions."""
-    values, undefined = evaluate(statistics, weight, global_mean=global_mean, known=look.known)
+    values, undefined = evaluate(
+        statistics, weight, global_mean=global_mean, weighting=weighting, known=look.known
+    )
     means = {"class": "mean of the class means", "sample": "mean of all samples"}
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
     conventions = {
@@ -537,8 +514,12 @@ def conclude(
         "features": "scaled to unit length" if normalize else "raw",
         "classifier": classifier,
         "global_mean": means[global_mean],
-        "within_covariance": "divided by the number of samples",
-        "between_covariance": "divided by the number of classes seen",
+        "within_covariance": "mean over the classes seen of their own covariances"
+        if weighting == "balanced"
+        else "divided by the number of samples",
+        "between_covariance": "classes weighted by their share of the samples"
+        if weighting == "samples"
+        else "divided by the number of classes seen",
         "nc1": "divided by the number of classes seen"
         + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
@@ -577,6 +558,34 @@ def _notes(
                 "such a collapse; measure features of float32"
             )
     return tuple(notes)
+
+
+def _check_weighting(weighting: Weighting | None) -> None:
+    if weighting is not None:
+        check_choice("weighting", weighting, ("balanced", "samples"))
+
+
+def _mean_outside(
+    model: nn.Module,
+    outsiders: Iterable[Any],
+    tap: FeatureTap,
+    device: torch.device,
+    normalize: bool,
+    progress: bool,
+) -> Tensor:
+    """(1, d), the mean of the features of samples outside of the classes."""
+    total, number = torch.zeros(1, tap.weight.shape[1], dtype=torch.float64), 0
+    for batch in _with_progress(outsiders, "measuring outsiders", progress):
+        inputs, labels = split_batch(batch)
+        run_model(model, inputs, device)
+        features = tap.take(tokens=labels.dim() > 1).flatten(0, -2)
+        check_finite("outsiders", features)
+        shown = directions(features) if normalize else features
+        total += shown.sum(0, dtype=torch.float64).cpu()
+        number += len(features)
+    if not number:
+        raise ValueError("outsiders must yield at least one sample, got none")
+    return total / number
 
 
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:

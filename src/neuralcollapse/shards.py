@@ -18,14 +18,9 @@ from neuralcollapse.checks import (
 )
 from neuralcollapse.files import read_npz, read_tensors
 from neuralcollapse.jackknife import Interval, jackknife_intervals
-from neuralcollapse.measurement import (
-    Look,
-    Measurement,
-    as_tensor,
-    conclude,
-    second_look,
-    wants_scatter,
-)
+from neuralcollapse.measurement import Measurement, as_tensor, conclude, wants_scatter
+from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.second_look import Look, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
@@ -109,6 +104,7 @@ def measure_shards(
     *,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
     split: str | None = None,
     scatter: bool | None = None,
     skip_bad: bool = False,
@@ -127,6 +123,7 @@ def measure_shards(
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances, "balanced", "samples" or None; see `nc1`. Not with jackknife.
         split: what the data is, for the record, e.g. "train".
         scatter: accumulate the (d, d) scatter; without it `nc1` takes a second look at the files,
             in the K-1 directions of the class means, without any (d, d) array. By default up to
@@ -149,6 +146,7 @@ def measure_shards(
         >>> measure_shards(shard_files([f"{folder}/*.safetensors"])).measurement.counts
         (12, 12)
     """
+    check_jackknife(jackknife, weighting)
     reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
     paths = [Path(file) for file in files]
     kept: list[Path] = []
@@ -175,6 +173,7 @@ def measure_shards(
             reader.batches(kept),
             normalize=normalize,
             global_mean=global_mean,
+            weighting=weighting,
         )
 
     return concluded(
@@ -184,9 +183,19 @@ def measure_shards(
         skipped,
         look,
         global_mean=global_mean,
+        weighting=weighting,
         split=split,
         jackknife=jackknife,
     )
+
+
+def check_jackknife(jackknife: bool, weighting: Weighting | None) -> None:
+    """Raise if intervals are asked for that the parts' statistics cannot give."""
+    if jackknife and weighting is not None:
+        raise ValueError(
+            f"weighting must be left out with jackknife, got {weighting!r}: intervals are those of "
+            "the published mixture"
+        )
 
 
 def deals(num_files: int, jackknife: bool) -> int:
@@ -207,6 +216,7 @@ def concluded(
     look: Callable[[ClassStatistics], Look],
     *,
     global_mean: GlobalMean,
+    weighting: Weighting | None = None,
     split: str | None,
     jackknife: bool,
 ) -> ShardMeasurement:
@@ -225,6 +235,7 @@ def concluded(
         look(statistics),
         normalize=reader.normalize,
         global_mean=global_mean,
+        weighting=weighting,
         split=split,
         layer=None,
         dtype=reader.dtype,

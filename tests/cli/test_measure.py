@@ -17,8 +17,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cases import ROWS
 from cli.command import in_process, run
-from neuralcollapse import METRICS, measure_features
+from neuralcollapse import measure_features
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.arange(60) % 4
@@ -61,7 +62,7 @@ def test_json_holds_what_measuring_gives(tmp_path: Path, suffix: str) -> None:
     result = as_json(file, "--split", "test")
     wanted = measure_features(FEATURES, LABELS, WEIGHT, BIAS, split="test")
     assert result["metrics"] == wanted.metrics
-    assert list(result["metrics"]) == [metric.key for metric in METRICS]
+    assert list(result["metrics"]) == [metric.key for metric in ROWS]
     assert result["conventions"] == wanted.conventions
     assert result["conventions"]["split"] == "test"
     assert result["conventions"]["classifier"] == "weight and bias"
@@ -96,6 +97,24 @@ def test_what_is_undefined_is_null_with_its_reason(tmp_path: Path) -> None:
         assert all(result["undefined"].values())
     assert no_weight["conventions"]["classifier"] == "none"
     assert "undefined: " in run("measure", tmp_path / "two.npz").assert_ok()
+
+
+def test_weighting_and_outsiders_are_passed_on(tmp_path: Path) -> None:
+    labels = np.minimum(LABELS, 2)
+    file = write(tmp_path / "f.npz", features=FEATURES, labels=labels)
+    outside = write(tmp_path / "o.npz", features=FEATURES[:7] + 1)
+    result = as_json(file, "--weighting", "balanced", "--outsiders", outside)
+    expected = measure_features(FEATURES, labels, weighting="balanced", outsiders=FEATURES[:7] + 1)
+    for key in ("nc1", "vci", "nc5_orthogonality"):
+        assert result["metrics"][key] == pytest.approx(expected[key], rel=1e-12)
+    assert result["metrics"]["nc1"] != as_json(file)["metrics"]["nc1"]
+    shards = as_json(file, file.with_name("o2.npz"), "--weighting", "balanced", "--skip-bad")
+    assert shards["metrics"]["nc1"] == pytest.approx(expected["nc1"], rel=1e-12)
+    refused = run("measure", file, "--weighting", "samples", "--jackknife")
+    refused.assert_refused("weighting must be left out with jackknife")
+    run("measure", file, "--jackknife", "--outsiders", outside).assert_refused("with one file")
+    bare = write(tmp_path / "b.npz", labels=labels)
+    run("measure", file, "--outsiders", bare).assert_refused("must hold the array 'features'")
 
 
 def test_weight_and_bias_are_used(tmp_path: Path) -> None:

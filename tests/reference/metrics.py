@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,88 @@ def cdnv(m: Moments) -> float:
                 gap = m.means[k] - m.means[j]
                 values.append((m.spread[k] + m.spread[j]) / (2.0 * float(gap @ gap)))
     return math.fsum(values) / len(values)
+
+
+def between_rows(m: Moments, global_mean: str, weighting: str | None) -> np.ndarray:
+    """Rows whose outer products sum to Sigma_B."""
+    classes = len(m.seen)
+    shares = m.counts / m.total if weighting == "samples" else np.full(classes, 1 / classes)
+    return np.sqrt(shares)[:, None] * m.centred(global_mean)
+
+
+def balanced_within(features: np.ndarray, labels: np.ndarray, m: Moments) -> np.ndarray:
+    """Mean over the classes of their own covariances."""
+    total = np.zeros_like(m.within)
+    for k, mean in zip(m.seen, m.means, strict=True):
+        rows = [h - mean for h, y in zip(features, labels, strict=True) if y == k]
+        total += sum(np.outer(r, r) for r in rows) / len(rows)
+    return total / len(m.seen)
+
+
+def weighted_nc1(between: np.ndarray, within: np.ndarray) -> float:
+    """trace(Sigma_W pinv(Sigma_B)) / K, from the rows of Sigma_B."""
+    return float(np.trace(within @ np.linalg.pinv(between.T @ between, rcond=1e-9))) / len(between)
+
+
+def vci(m: Moments, global_mean: str = "class") -> float:
+    """1 - trace(pinv(S_T) S_B) / rank(S_B), through the singular vectors of the rows of S_T.
+
+    With the rows of S_B above those of S_W in one matrix U diag(s) V^T the trace is the squared
+    norm of the upper rows of U, which is the projection to what the rows span.
+    """
+    upper = between_rows(m, global_mean, None)
+    _, singular, directions = np.linalg.svd(m.within)
+    singular[singular < 1e-12 * singular.sum()] = 0  # rounding
+    lower = np.sqrt(singular)[:, None] * directions
+    rank = np.linalg.matrix_rank(upper)
+    left, values, _ = np.linalg.svd(np.concatenate([upper, lower]), full_matrices=False)
+    kept = left[: len(upper), values > 1e-6 * values.max()]
+    return 1 - float(np.sum(kept**2)) / rank if rank else math.nan
+
+
+def cdnv_directional(features: np.ndarray, labels: np.ndarray, m: Moments) -> float:
+    """Mean over ordered pairs of the variance of k along the unit vector to j, over distance^2."""
+    terms = []
+    for k, own in zip(m.seen, m.means, strict=True):
+        rows = [h for h, y in zip(features, labels, strict=True) if y == k]
+        for j, other in zip(m.seen, m.means, strict=True):
+            if j != k:
+                distance = math.sqrt(float((other - own) @ (other - own)))
+                if not distance:
+                    return math.nan
+                along = [float((h - own) @ (other - own)) / distance for h in rows]
+                terms.append(sum(a * a for a in along) / len(along) / distance**2)
+    return sum(terms) / len(terms) if terms else math.nan
+
+
+def effective_rank(rows: np.ndarray) -> float:
+    """exp of the entropy of the shares of the eigenvalues of the rows' covariance."""
+    values = np.linalg.svd(rows, compute_uv=False) ** 2
+    shares = [v / values.sum() for v in values if v > 0]
+    return math.exp(-sum(p * math.log(p) for p in shares))
+
+
+def subspace_cosine(weight: np.ndarray, centred: np.ndarray) -> float:
+    """Mean cosine of the principal angles, by scipy; a missing direction is a right angle."""
+    rows = weight - weight.mean(0)
+    ranks = np.linalg.matrix_rank(rows), np.linalg.matrix_rank(centred)
+    if not min(ranks):
+        return math.nan
+    cosines = [math.cos(angle) for angle in scipy.linalg.subspace_angles(rows.T, centred.T)]
+    return sum(cosines) / max(ranks)
+
+
+def gaussian(rows: np.ndarray) -> float:
+    """log of the mean over pairs of exp(-2 distance^2)."""
+    values = [math.exp(-2 * r * r) for r in pair_distances(rows)]
+    return math.log(sum(values) / len(values))
+
+
+def outside_cosine(m: Moments, outsiders: np.ndarray) -> float:
+    """Mean over classes of |cos(mu_k, mean of the outsiders)|, raw."""
+    centre = outsiders.mean(0)
+    cosines = [abs(float(direction(mean) @ direction(centre))) for mean in m.means]
+    return sum(cosines) / len(cosines)
 
 
 def population_deviation(values: list[float]) -> float:
@@ -330,6 +413,7 @@ def all_metrics(
     weight: np.ndarray | None = None,
     bias: np.ndarray | None = None,
     global_mean: str = "class",
+    outsiders: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Every key of the table, for the samples whose class is known."""
     m = moments(features, labels, num_classes)
@@ -339,6 +423,9 @@ def all_metrics(
         "nc1_trace_ratio": nc1_trace_ratio(m, global_mean),
         "nc1_trace_unbiased": nc1_trace_unbiased(m, global_mean),
         "cdnv": cdnv(m),
+        "cdnv_directional": cdnv_directional(features, labels, m),
+        "vci": vci(m, global_mean),
+        "effective_rank": effective_rank(centred),
         "nc2_equinorm": equinorm(centred),
         "nc2_equiangle": equiangle(centred),
         "nc2_max_angle": max_angle(centred),
@@ -346,10 +433,13 @@ def all_metrics(
         "gnc2_energy_gap": log_mean(centred) - least_log_energy(*centred.shape),
         "gnc2_log_mean": log_mean(centred),
         "gnc2_log_variance": log_variance(centred),
+        "gnc2_gaussian": gaussian(centred),
         "gnc2_margin": margin(centred),
         "hug_inter": hug_inter(centred),
         "hug_intra": hug_intra(features, labels, m, m.centre(global_mean)),
     }
+    if outsiders is not None:
+        values["nc5_orthogonality"] = outside_cosine(m, outsiders)
     if weight is not None:
         rows = np.asarray(weight, dtype=np.float64)[m.seen]
         full_bias = None if bias is None else np.asarray(bias, dtype=np.float64)
@@ -361,6 +451,7 @@ def all_metrics(
             "nc3_duality": duality(rows, centred),
             "nc3_alignment": alignment(rows, centred),
             "gnc3_alignment_spread": alignment_spread(rows, centred),
+            "nc3_subspace": subspace_cosine(rows, centred),
             "nc4_disagreement": disagreement(
                 features, m, np.asarray(weight, dtype=np.float64), full_bias
             ),

@@ -155,7 +155,7 @@ def _resolved_or_refused(loss: str | None, head: str | None, frame: str | None, 
     if loss is None and head is None and frame is None:
         assert len(config.methods()) == 2
         return
-    contradicts = frame is not None and head not in (None, "fixed", "rotated")
+    contradicts = frame is not None and head not in (None, "fixed", "rotated", "nearest-frame")
     of_cosines = ("dot-regression", "hug", "normalized-cross-entropy", "barz-denzler")
     biased_cosine = loss in of_cosines and head in ("linear", "deep-linear") and bias
     if contradicts or biased_cosine:
@@ -169,7 +169,7 @@ def _resolved_or_refused(loss: str | None, head: str | None, frame: str | None, 
         assert asked is None or getattr(chosen, name) == asked
     assert chosen.loss in LOSS_NAMES
     assert chosen.head in HEAD_NAMES
-    assert (chosen.frame is not None) == (chosen.head in ("fixed", "rotated"))
+    assert (chosen.frame is not None) == (chosen.head in ("fixed", "rotated", "nearest-frame"))
     assert chosen.methods() == (chosen,)
     assert chosen.slug
     assert chosen.label

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases import ROWS
 from neuralcollapse import Measurement, measure_features
 from neuralcollapse.losses import CrossEntropy
-from neuralcollapse.metrics import METRICS
 from neuralcollapse.record import Run
 from neuralcollapse.train.choices import FRAME_NAMES, HEAD_NAMES, LOSS_NAMES
 from neuralcollapse.train.config import TrainConfig
@@ -118,7 +118,7 @@ def test_a_row_says_what_was_measured(tmp_path: Path) -> None:
             part = Measurement.from_dict(row[split])
             assert part.conventions["split"] == split
             assert sum(part.counts) == number
-            assert list(part.metrics) == [metric.key for metric in METRICS]
+            assert list(part.metrics) == [metric.key for metric in ROWS]
         assert set(row["validation"]) >= {"accuracy"}
     assert run.rows()[0]["loss"] is None
     assert set(run.rows()[-1]["terms"]) == {"cross_entropy", "feature_decay"}

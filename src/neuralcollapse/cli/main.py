@@ -11,6 +11,7 @@ from neuralcollapse.cli.data import data
 from neuralcollapse.cli.frame import frame
 from neuralcollapse.cli.hierarchy import hierarchy
 from neuralcollapse.cli.measure import measure
+from neuralcollapse.cli.ood import ood
 from neuralcollapse.cli.predict import predict
 from neuralcollapse.cli.report import report
 from neuralcollapse.cli.train import train_command
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command())
 app.command("measure")(measure)
+app.command("ood")(ood)
 app.command("frame")(frame)
 app.command("predict")(predict)
 app.command("report")(report)

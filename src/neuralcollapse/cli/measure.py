@@ -28,6 +28,17 @@ def measure(
         Literal["class", "sample"],
         typer.Option(help="Centre by the mean of the class means, or by the mean of all samples."),
     ] = "class",
+    weighting: Annotated[
+        Literal["balanced", "samples"] | None,
+        typer.Option(
+            help="Count every class alike in the covariances, or every sample; by default samples "
+            "within classes and classes between them, as published tools do."
+        ),
+    ] = None,
+    outsiders: Annotated[
+        Path | None,
+        typer.Option(help="A file with `features` of samples of no class, for NC5."),
+    ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale every feature to unit length first.")
     ] = False,
@@ -68,6 +79,7 @@ def measure(
     options: dict[str, Any] = {
         "num_classes": num_classes,
         "global_mean": global_mean,
+        "weighting": weighting,
         "normalize": normalize,
         "split": split,
     }
@@ -81,11 +93,18 @@ def measure(
     paths = shard_files(files)
     if len(paths) == 1 and not jackknife and not skip_bad and engine == "serial":
         arrays = read_features(paths[0])
+        if outsiders is not None:
+            held = read_arrays(outsiders)
+            if "features" not in held:
+                raise ValueError(f"{outsiders} must hold the array 'features'")
+            options["outsiders"] = held["features"]
         own: dict[str, Any] = {"weight": arrays.get("weight"), "bias": arrays.get("bias")}
         measurement = measure_features(arrays["features"], arrays["labels"], **(own | options))
         result = {"file": str(paths[0]), **measurement.to_dict()}
         text = str(measurement)
     else:
+        if outsiders is not None:
+            raise ValueError("outsiders must go with one file, without jackknife and skip-bad")
         options |= {"skip_bad": skip_bad, "jackknife": jackknife}
         if engine == "ray":
             from neuralcollapse.cluster import measure_shards_on_ray

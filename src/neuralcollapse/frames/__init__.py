@@ -11,6 +11,7 @@ from neuralcollapse.frames.hierarchical import node_subspaces as node_subspaces
 from neuralcollapse.frames.margins import one_vs_rest_distance as one_vs_rest_distance
 from neuralcollapse.frames.margins import softmax_code_bounds as softmax_code_bounds
 from neuralcollapse.frames.margins import softmax_code_margin as softmax_code_margin
+from neuralcollapse.frames.nearest import nearest_frame as nearest_frame
 from neuralcollapse.frames.optimum import ReferenceEnergy as ReferenceEnergy
 from neuralcollapse.frames.optimum import optimal_configuration as optimal_configuration
 from neuralcollapse.frames.optimum import reference_energy as reference_energy

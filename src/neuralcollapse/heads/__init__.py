@@ -1,6 +1,7 @@
 """Heads: what turns features into logits, learned or fixed."""
 
 from neuralcollapse.heads.class_mean import ClassMeanHead as ClassMeanHead
+from neuralcollapse.heads.class_mean import NearestFrameHead as NearestFrameHead
 from neuralcollapse.heads.cosine import CosineHead as CosineHead
 from neuralcollapse.heads.fixed import FixedHead as FixedHead
 from neuralcollapse.heads.fixed import RotatedHead as RotatedHead
@@ -16,4 +17,5 @@ HEADS: tuple[type[AbstractHead], ...] = (
     RotatedHead,
     ClassMeanHead,
     DeepLinearHead,
+    NearestFrameHead,
 )

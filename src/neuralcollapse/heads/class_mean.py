@@ -1,9 +1,12 @@
-"""A classifier that is the class means themselves."""
+"""Classifiers that follow the class means: the means themselves, and the frame nearest to them."""
 
 import torch
 from torch import Tensor, nn
 
+from neuralcollapse.frames.frame import Frame
+from neuralcollapse.frames.nearest import gram_root, polar
 from neuralcollapse.heads.head import AbstractHead, cosine_features, head_shape
+from neuralcollapse.precision import FullPrecision
 from neuralcollapse.processes import num_processes, sum_over_processes
 from neuralcollapse.scalars import check_number
 from neuralcollapse.sphere import directions
@@ -49,11 +52,7 @@ class ClassMeanHead(AbstractHead):
         temperature: float = 0.1,
     ):
         super().__init__()
-        self.momentum = check_number("momentum", momentum, minimum=0)
-        if self.momentum >= 1:
-            raise ValueError(
-                f"momentum must be below 1, got {momentum}; the means would never move"
-            )
+        self.momentum = _check_momentum(momentum)
         self.through_batch = through_batch
         self.temperature = check_number("temperature", temperature, minimum=0, exclusive=True)
         shape = head_shape(num_classes, dim)
@@ -74,12 +73,7 @@ class ClassMeanHead(AbstractHead):
         if labels is None or not self.training:
             return scaled, self.weight, None
         units = directions(features if self.through_batch else features.detach())
-        classes, means = _class_means(units, labels, len(self.means))
-        keep = self.momentum * self.seen[classes, None].to(means.dtype)
-        average = keep * self.means[classes] + (1 - keep) * means
-        with torch.no_grad():
-            self.means.index_copy_(0, classes, average.to(self.means.dtype))
-            self.seen[classes] = True
+        classes, average = _moved_on(self.means, self.seen, units, labels, self.momentum)
         weight = self.weight
         if self.through_batch:
             weight = weight.index_copy(0, classes, directions(average).to(weight.dtype))
@@ -92,6 +86,114 @@ class ClassMeanHead(AbstractHead):
             f"{self.num_classes}, {self.dim}, momentum={self.momentum:g}{through}, "
             f"temperature={self.temperature:g}"
         )
+
+
+class NearestFrameHead(AbstractHead):
+    """The frame nearest to the class means: logits = cos(h, v_k) / temperature.
+
+    All angles between classes are those of the frame, as of a `FixedHead`, but the frame turns to
+    where the class means lie (`nearest_frame`), in closed form at every training step that is given
+    labels. The class means are those of `ClassMeanHead`: moving averages of unit features. Nothing
+    of it is learned. A simplex ETF, a hierarchy's frame, or one of a predicted Gram matrix will do;
+    only its angles and lengths matter, not its orientation.
+
+    A step takes a singular value decomposition of (rank of the frame) x d.
+
+    Args:
+        frame: of which the Gram matrix is used.
+        momentum: share of the old average that stays, in [0, 1).
+        through_batch: let the gradient through the batch's share of the averages, and through the
+            orientation of the frame that follows from them.
+        temperature: divides the cosines.
+
+    Example:
+        >>> frame = Frame("two axes", torch.eye(2))
+        >>> head = NearestFrameHead(frame, momentum=0.5)
+        >>> _ = head.operands(torch.tensor([[0.0, 3.0], [2.0, 0.0]]), torch.tensor([0, 1]))
+        >>> head.weight.abs().round()
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+
+    bias = None
+    weight: Tensor
+    root: Tensor
+    means: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        frame: Frame,
+        *,
+        momentum: float = 0.9,
+        through_batch: bool = False,
+        temperature: float = 0.1,
+    ):
+        super().__init__()
+        if not isinstance(frame, Frame):
+            raise TypeError(
+                f"frame must be a Frame, got {type(frame).__name__}; make one with simplex_etf or "
+                "Frame(kind, vectors)"
+            )
+        self.momentum = _check_momentum(momentum)
+        self.through_batch = through_batch
+        self.temperature = check_number("temperature", temperature, minimum=0, exclusive=True)
+        vectors = frame.vectors
+        shape = vectors.shape
+        root = gram_root(frame.gram, *shape)
+        # The frame as given, until the first class means are known; then where they lie.
+        self.register_buffer("weight", vectors.clone())
+        self.register_buffer("root", root.to(vectors.dtype))
+        self.register_buffer("means", vectors.clone())
+        self.register_buffer("seen", torch.zeros(shape[0], dtype=torch.bool))
+
+    def operands(
+        self, features: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Unit features over the temperature, the frame where it lies now, no bias."""
+        scaled = cosine_features(features, self.temperature)
+        if labels is None or not self.training:
+            return scaled, self.weight, None
+        units = directions(features if self.through_batch else features.detach())
+        classes, average = _moved_on(self.means, self.seen, units, labels, self.momentum)
+        means = self.means
+        if self.through_batch:
+            means = means.index_copy(0, classes, average.to(means.dtype))
+        # In double where the device has it: a float32 root would bend the angles by rounding.
+        wide = means.dtype if means.device.type == "mps" else torch.float64
+        with FullPrecision(means.device.type):
+            root = self.root.to(wide)
+            weight = (root @ polar(root.T @ means.to(wide))).to(means.dtype)
+        with torch.no_grad():
+            self.weight.copy_(weight)
+        return scaled, weight, None
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the brackets."""
+        through = ", through_batch" if self.through_batch else ""
+        return (
+            f"{self.num_classes}, {self.dim}, momentum={self.momentum:g}{through}, "
+            f"temperature={self.temperature:g}"
+        )
+
+
+def _check_momentum(momentum: float) -> float:
+    if check_number("momentum", momentum, minimum=0) >= 1:
+        raise ValueError(f"momentum must be below 1, got {momentum}; the means would never move")
+    return float(momentum)
+
+
+def _moved_on(
+    means: Tensor, seen: Tensor, units: Tensor, labels: Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Classes (C,) of the batch and their averages (C, d), written into `means` and `seen`."""
+    classes, batch = _class_means(units, labels, len(means))
+    keep = momentum * seen[classes, None].to(batch.dtype)
+    average = keep * means[classes] + (1 - keep) * batch
+    with torch.no_grad():
+        means.index_copy_(0, classes, average.to(means.dtype))
+        seen[classes] = True
+    return classes, average
 
 
 def _class_means(units: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

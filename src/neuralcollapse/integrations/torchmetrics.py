@@ -36,8 +36,8 @@ class NeuralCollapse(Metric):
 
     Call `update`, not the metric itself: `forward` also computes the metrics of the batch alone,
     which say little, and merges the full state at every step. Features are not kept, so
-    `nc4_disagreement` and `hug_intra`, which take a second look at them, are left out;
-    `neuralcollapse.measure` has them.
+    `nc4_disagreement`, `cdnv_directional` and `hug_intra`, which take a second look at them, are
+    left out; `neuralcollapse.measure` has them.
 
     Args:
         num_classes: K.
@@ -217,7 +217,7 @@ class NeuralCollapse(Metric):
         for key in keys:
             if key not in _ROWS:
                 raise ValueError(f"metrics must be keys of METRICS, got {key!r}; one of {[*_ROWS]}")
-            if "features" in _ROWS[key].needs:
+            if "features" in _ROWS[key].needs or "outsiders" in _ROWS[key].needs:
                 raise ValueError(
                     f"metrics must not hold {key!r}, which takes a second look at the features; "
                     "use neuralcollapse.measure"
@@ -229,6 +229,7 @@ class NeuralCollapse(Metric):
     def _reason_against(self, metric: Any, weight: Tensor | None) -> bool:
         return (
             "features" in metric.needs
+            or "outsiders" in metric.needs
             or ("scatter" in metric.needs and not self.scatter)
             or ("weight" in metric.needs and weight is None)
             or (metric.most_classes is not None and self.num_classes > metric.most_classes)

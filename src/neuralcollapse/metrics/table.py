@@ -19,10 +19,14 @@ from neuralcollapse.metrics.angles import (
     nc2w_max_angle,
 )
 from neuralcollapse.metrics.decision import nc4_disagreement
+from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
 from neuralcollapse.metrics.noise import nc1_trace_unbiased
+from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.subspaces import effective_rank, nc3_subspace
 from neuralcollapse.metrics.uniformity import (
     gnc2_energy_gap,
+    gnc2_gaussian,
     gnc2_log_mean,
     gnc2_log_variance,
     gnc2_margin,
@@ -30,10 +34,10 @@ from neuralcollapse.metrics.uniformity import (
     hug_intra,
     least_mean_energy,
 )
-from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio
+from neuralcollapse.metrics.variability import Weighting, cdnv, nc1, nc1_trace_ratio, vci
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
-Need = Literal["statistics", "scatter", "features", "labels", "weight"]
+Need = Literal["statistics", "scatter", "features", "labels", "weight", "outsiders"]
 Regime = Literal["any", "simplex", "general"]
 
 
@@ -49,6 +53,7 @@ class Metric:
         regime: the numbers of classes that it is made for: "simplex" for K <= d+1, where a simplex
             ETF fits, "general" for more, or "any".
         takes_global_mean: whether it has the argument `global_mean`.
+        takes_weighting: whether it has the argument `weighting`.
         reference: who introduced it.
         summary: what it says, in a few words.
         floor: a function of K and d: the least value that K vectors in d dimensions can have where
@@ -62,6 +67,7 @@ class Metric:
     better: Literal["lower", "higher"]
     regime: Regime
     takes_global_mean: bool
+    takes_weighting: bool
     reference: str
     summary: str
     most_classes: int | None = None
@@ -98,6 +104,22 @@ def _riesz_energy(num_classes: int, dim: int) -> float:
     return least_mean_energy(num_classes, dim, 2.0)
 
 
+def _gaussian_potential(num_classes: int, dim: int) -> float:
+    """That of directions which are the most uniform for every kernel of this kind."""
+    if num_classes <= dim + 1:
+        return -4 * num_classes / (num_classes - 1) if num_classes > 1 else math.nan
+    if num_classes == 2 * dim:  # the cross-polytope: pairs at distance 2, others at sqrt(2)
+        return -4 + math.log((math.exp(-4) + num_classes - 2) / (num_classes - 1))
+    if dim == 2:  # the regular polygon
+        turns = (math.pi * step / num_classes for step in range(1, num_classes))
+        return math.log(sum(math.exp(-8 * math.sin(t) ** 2) for t in turns) / (num_classes - 1))
+    return math.nan
+
+
+def _most_directions(num_classes: int, dim: int) -> float:
+    return float(min(num_classes - 1, dim))
+
+
 def _zero_for_a_simplex(num_classes: int, dim: int) -> float:
     return 0.0 if num_classes <= dim + 1 else math.nan
 
@@ -111,6 +133,8 @@ def _simplex_floor(num_classes: int, dim: int) -> float:
 
 # K quadratic programs: 0.2 to 0.4 seconds far from collapse.
 _MOST_MARGIN_CLASSES = 100
+# As many inner products a sample as NC4, and in double precision.
+_MOST_DIRECTIONAL_CLASSES = 1000
 
 _PAPYAN = "Papyan, Han, Donoho 2020"
 _LIU = "Liu et al. 2023"
@@ -127,6 +151,7 @@ def _row(
     summary: str,
     *,
     global_mean: bool = False,
+    weighting: bool = False,
     at_collapse: float | Callable[[int, int], float] = 0.0,
     better: Literal["lower", "higher"] = "lower",
     regime: Regime = "any",
@@ -140,6 +165,7 @@ def _row(
         better=better,
         regime=regime,
         takes_global_mean=global_mean,
+        takes_weighting=weighting,
         reference=reference,
         summary=summary,
         most_classes=most_classes,
@@ -154,6 +180,7 @@ METRICS: tuple[Metric, ...] = (
         _PAPYAN,
         "within-class over between-class covariance",
         global_mean=True,
+        weighting=True,
     ),
     _row(
         nc1_trace_ratio,
@@ -161,6 +188,7 @@ METRICS: tuple[Metric, ...] = (
         "Tirer, Huang, Niles-Weed 2023",
         "within-class over between-class variance",
         global_mean=True,
+        weighting=True,
     ),
     _row(
         nc1_trace_unbiased,
@@ -170,6 +198,30 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
     ),
     _row(cdnv, _STATISTICS, "Galanti, Gyorgy, Hutter 2022", "variance over distance, by pairs"),
+    _row(
+        cdnv_directional,
+        ("statistics", "features", "labels"),
+        "Luthra et al. 2025",
+        "the same towards the other class only",
+        most_classes=_MOST_DIRECTIONAL_CLASSES,
+    ),
+    _row(
+        vci,
+        ("statistics", "scatter"),
+        "Xu, Liu 2023",
+        "what no linear map turns into labels",
+        global_mean=True,
+        weighting=True,
+    ),
+    _row(
+        effective_rank,
+        _STATISTICS,
+        "Roy, Vetterli 2007",
+        "class means: directions that they fill",
+        global_mean=True,
+        at_collapse=_most_directions,
+        better="higher",
+    ),
     _row(
         nc2_equinorm, _STATISTICS, _PAPYAN, "class means: variation of the norms", global_mean=True
     ),
@@ -242,6 +294,15 @@ METRICS: tuple[Metric, ...] = (
         regime="general",
     ),
     _row(
+        gnc2_gaussian,
+        _STATISTICS,
+        "Wang, Isola 2020",
+        "class means: log Gaussian potential of pairs",
+        global_mean=True,
+        at_collapse=_gaussian_potential,
+        regime="general",
+    ),
+    _row(
         gnc2_margin,
         _STATISTICS,
         _JIANG,
@@ -270,10 +331,25 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
     ),
     _row(
+        nc3_subspace,
+        _BOTH,
+        "Rangamani et al. 2023",
+        "cosine of their subspaces' principal angles",
+        global_mean=True,
+        at_collapse=1.0,
+        better="higher",
+    ),
+    _row(
         nc4_disagreement,
         ("statistics", "features", "weight"),
         _PAPYAN,
         "classifier against nearest class mean",
+    ),
+    _row(
+        nc5_orthogonality,
+        ("statistics", "outsiders"),
+        "Ammar et al. 2024",
+        "cosine of class means and outsiders' mean",
     ),
     _row(
         hug_inter,
@@ -298,6 +374,7 @@ def evaluate(
     weight: Tensor | None = None,
     *,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
     known: Mapping[str, float | str] | None = None,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Every metric of the table: (values by key, reasons by key for those that are undefined).
@@ -306,11 +383,13 @@ def evaluate(
         statistics: of the features that enter the classifier.
         weight: (K, d), the classifier; without it, metrics of it are undefined.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances, as of `nc1`.
         known: metrics that need the features themselves, computed by the caller: a value, or the
             reason why there is none.
 
     Returns:
-        Values, nan where undefined or infinite, and the reason for each nan.
+        Values, nan where undefined or infinite, and the reason for each nan. A metric of features
+        from outside of the classes is left out where it is not known.
     """
     if weight is not None:
         weight = weight.detach().to(statistics.means.device)
@@ -318,9 +397,11 @@ def evaluate(
     reasons: dict[str, str] = {}
     for metric in METRICS:
         outcome = (known or {}).get(metric.key)
+        if outcome is None and "outsiders" in metric.needs:
+            continue
         if outcome is None:
-            outcome = _missing(metric, statistics, weight) or _value(
-                metric, statistics, weight, global_mean
+            outcome = _missing(metric, statistics, weight, weighting) or _value(
+                metric, statistics, weight, global_mean, weighting
             )
         if isinstance(outcome, float) and not math.isfinite(outcome):
             outcome = _why(metric, outcome, statistics, weight, global_mean)
@@ -330,30 +411,49 @@ def evaluate(
     return values, reasons
 
 
-def _missing(metric: Metric, statistics: ClassStatistics, weight: Tensor | None) -> str | None:
+def _missing(
+    metric: Metric,
+    statistics: ClassStatistics,
+    weight: Tensor | None,
+    weighting: Weighting | None,
+) -> str | None:
     if "weight" in metric.needs and weight is None:
         return "no classifier weight was given"
     if "features" in metric.needs:
         return "needs the features themselves, not only their statistics"
     if "scatter" in metric.needs and statistics.scatter is None:
         return "the statistics were accumulated without scatter"
-    num_seen = int(statistics.seen.sum())
-    if metric.most_classes is not None and num_seen > metric.most_classes:
-        return (
-            f"takes long for more than {metric.most_classes} classes, got {num_seen}; call "
-            f"{metric.key} on the statistics if that is meant"
-        )
-    return None
+    counts = statistics.counts[statistics.seen]
+    pooled = "scatter" in metric.needs and metric.takes_weighting
+    if pooled and weighting == "balanced" and bool((counts != counts[:1]).any()):
+        return "balanced classes need the features themselves, not only their pooled scatter"
+    return too_many(metric, len(counts))
+
+
+def too_many(metric: Metric, num_seen: int) -> str | None:
+    """Why a metric is left out for so many classes, or None."""
+    if metric.most_classes is None or num_seen <= metric.most_classes:
+        return None
+    return (
+        f"takes long for more than {metric.most_classes} classes, got {num_seen}; call "
+        f"{metric.key} if that is meant"
+    )
 
 
 def _value(
-    metric: Metric, statistics: ClassStatistics, weight: Tensor | None, global_mean: GlobalMean
+    metric: Metric,
+    statistics: ClassStatistics,
+    weight: Tensor | None,
+    global_mean: GlobalMean,
+    weighting: Weighting | None,
 ) -> float:
     given: dict[str, Any] = {"statistics": statistics, "weight": weight}
     if weight is not None and "statistics" not in metric.needs:
         given["weight"] = weight[statistics.seen]
     arguments = [given[need] for need in metric.needs if need in given]
-    options = {"global_mean": global_mean} if metric.takes_global_mean else {}
+    options: dict[str, Any] = {"global_mean": global_mean} if metric.takes_global_mean else {}
+    if metric.takes_weighting:
+        options["weighting"] = weighting
     return float(metric.function(*arguments, **options))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
+from neuralcollapse.energy import gaussian_energy
 from neuralcollapse.frames import one_vs_rest_distance, reference_energy
 from neuralcollapse.metrics.pairs import squared_distances
 from neuralcollapse.scalars import check_number
@@ -121,6 +122,41 @@ def gnc2_log_variance(
         directions coincide.
     """
     return _log_moments(_units(statistics, centred, global_mean))[1]
+
+
+def gnc2_gaussian(
+    statistics: ClassStatistics,
+    *,
+    scale: float = 2.0,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+) -> Tensor:
+    """Logarithm of the mean Gaussian potential of the class means' directions; least at collapse.
+
+        log(mean_{k<j}(exp(-scale norm(u_k - u_j)^2))),  u_k = direction of mu_k - mu_G
+
+    Source: Wang, Isola 2020, for single samples and scale 2. In [-4 scale, 0]; for K <= d+1 the
+    least is -2 scale K / (K-1), the simplex ETF's. Unlike the logarithmic energy it stays finite
+    where two directions coincide, and is governed by the pairs that are close. Blind to norms.
+
+    Args:
+        statistics: of the features.
+        scale: above 0; the width of the kernel is 1 / sqrt(2 scale).
+        centred: subtract the global mean first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+
+    Returns:
+        0-d float64; nan for fewer than two classes or a mean without direction.
+
+    Raises:
+        ValueError: if scale is not above 0.
+    """
+    scale = check_number("scale", scale, minimum=0, exclusive=True)
+    units = _units(statistics, centred, global_mean)
+    num_pairs = len(units) * (len(units) - 1) / 2
+    if not num_pairs or bool(units.isnan().any()):
+        return units.new_full((), torch.nan)
+    return gaussian_energy(units, scale, log=True) - math.log(num_pairs)
 
 
 def gnc2_margin(

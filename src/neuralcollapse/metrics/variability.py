@@ -1,19 +1,36 @@
 """NC1: how much samples of one class vary, relative to how far the classes lie apart."""
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
+from neuralcollapse.scalars import check_choice
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+Weighting = Literal["balanced", "samples"]
 
 # A pair closer than this, relative to the squared norms, is recomputed from its difference:
 # the Gram formula for the squared distance loses its digits there.
 _CLOSE = 1e-6
 # So many pairs at a time.
 _EXACT_PAIRS = 4096
+# With smaller pivots a Cholesky factor loses the small eigenvalues; they are then looked for.
+_LEAST_PIVOT = 1e-8
+# Variances below this share of all are the rounding of features in single precision.
+_LEAST_VARIANCE = 1e-12
+# Residuals per block: 2^20 doubles are 8 MiB.
+_BLOCK_RESIDUALS = 1 << 20
 
 
-def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
+def nc1(
+    statistics: ClassStatistics,
+    *,
+    global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+) -> Tensor:
     """Within-class covariance in units of the between-class covariance; 0 at collapse.
 
         trace(within_covariance @ pinv(between_covariance)) / K
@@ -30,12 +47,16 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Te
     Args:
         statistics: with scatter.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the two covariances. None, as published tools have it: within over samples,
+            between over classes. "samples": both over samples, so that a class counts by its size.
+            "balanced": both over classes; see `BalancedScatter`.
 
     Returns:
         0-d float64, in [0, inf); nan for fewer than two classes or coinciding class means.
 
     Raises:
-        ValueError: if the statistics hold no scatter.
+        ValueError: if the statistics hold no scatter, or weighting is "balanced" and the classes
+            differ in size, whose own covariances the statistics have forgotten.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]])
@@ -43,24 +64,22 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Te
         >>> round(float(nc1(ClassStatistics.from_features(features, labels, 2))), 6)
         0.125
     """
-    within = statistics.within_covariance.double()
-    centred = statistics.centred_means(global_mean).double()
-    num_seen, dim = centred.shape
-    if num_seen < 2:
-        return _undefined(centred)
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-    singular, directions = singular[: num_seen - 1], directions[: num_seen - 1]
-    # A direction below the rounding of the means themselves, offset included, is not there.
-    size = statistics.seen_means.double().norm()
-    kept = singular > max(num_seen, dim) * torch.finfo(torch.float64).eps * size
-    if not bool(kept.any()):
-        return _undefined(centred)
+    singular, directions = _between_spectrum(statistics, global_mean, weighting)
+    within = _within_covariance(statistics, weighting)
+    if not len(singular):
+        return _undefined(within)
     # within_covariance is positive semi-definite; only rounding can make this energy negative.
     energy = ((directions @ within) * directions).sum(1).clamp(min=0)
-    return (energy[kept] / singular[kept].square()).sum()
+    # The singular values squared are those of the between-class covariance times K.
+    return (energy / singular.square()).sum()
 
 
-def nc1_trace_ratio(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
+def nc1_trace_ratio(
+    statistics: ClassStatistics,
+    *,
+    global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+) -> Tensor:
     """Within-class variance over between-class variance; 0 at collapse.
 
         trace(within_covariance) / trace(between_covariance)
@@ -73,6 +92,7 @@ def nc1_trace_ratio(statistics: ClassStatistics, *, global_mean: GlobalMean = "c
     Args:
         statistics: with or without scatter.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the two covariances, as of `nc1`; "balanced" is to be had for any classes.
 
     Returns:
         0-d float64, in [0, inf); nan for fewer than two classes or coinciding class means.
@@ -83,11 +103,104 @@ def nc1_trace_ratio(statistics: ClassStatistics, *, global_mean: GlobalMean = "c
         >>> float(nc1_trace_ratio(ClassStatistics.from_features(features, labels, 2)))
         0.375
     """
-    centred = statistics.centred_means(global_mean).double()
+    centred = _weighted_means(statistics, global_mean, weighting)
     between = centred.square().sum() / len(centred)
     if len(centred) < 2 or not bool(between > 0):
         return _undefined(centred)
+    if weighting == "balanced":
+        return statistics.variances.double().mean() / between
     return statistics.spread.double().sum() / statistics.num_samples / between
+
+
+def vci(
+    statistics: ClassStatistics,
+    *,
+    global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+) -> Tensor:
+    """Variability collapse index, in [0, 1]; 0 at collapse.
+
+        1 - trace(pinv(total_covariance) @ between_covariance) / rank(between_covariance)
+
+    Source: Xu, Liu 2023.
+
+    with total_covariance = within_covariance + between_covariance. The loss of the best linear
+    regression from features to labels, in units of its largest: blind to every invertible linear
+    map of the features, so to all that a linear layer behind them can undo, to angles and to norms.
+
+    Computed without a difference of nearly equal numbers: with whitened directions of the class
+    means, the within-class covariance that no direction across them explains has the eigenvalues
+    c_i, and the index is the mean of c_i / (1 + c_i). Directions with less than 1e-12 of the
+    variance within classes explain nothing: they are the rounding of single precision.
+
+    Args:
+        statistics: with scatter.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the two covariances, as of `nc1`.
+
+    Returns:
+        0-d float64; nan for fewer than two classes or coinciding class means.
+
+    Raises:
+        ValueError: as of `nc1`.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> statistics = ClassStatistics.from_features(features, labels, 2)
+        >>> round(float(vci(statistics)), 6)  # 1/9
+        0.111111
+    """
+    singular, directions = _between_spectrum(statistics, global_mean, weighting)
+    within = _within_covariance(statistics, weighting)
+    if not len(singular):
+        return _undefined(within)
+    scale = singular / int(statistics.seen.sum()) ** 0.5
+    return _unexplained(within, directions, scale).mean()
+
+
+class BalancedScatter:
+    """The scatter with every class counted alike, in a second pass over the features.
+
+        scatter = N / K * sum over classes of (sum over its samples of r r^T) / n_k
+
+    with r the residuals to the class means. What comes out are statistics whose within-class
+    covariance is the mean of the classes' own: `nc1` and `vci` of them are those that
+    weighting="balanced" asks for. Of classes of equal size they are the statistics as given.
+
+    Args:
+        statistics: of all the features, whose class means and counts are used.
+
+    Example:
+        >>> features = torch.tensor([[0.0, 1.0], [0.0, 3.0], [5.0, 0.0]])
+        >>> labels = torch.tensor([0, 0, 1])
+        >>> scatter = BalancedScatter(ClassStatistics.from_features(features, labels, 2))
+        >>> scatter.update(features, labels)
+        >>> scatter.result().within_covariance.tolist()  # of classes: 1 and 0
+        [[0.0, 0.0], [0.0, 0.5]]
+    """
+
+    def __init__(self, statistics: ClassStatistics):
+        self._statistics = statistics
+        counts = statistics.counts.clamp(min=1).double()
+        share = statistics.num_samples / max(1, int(statistics.seen.sum()))
+        self._scales = (share / counts).sqrt()
+        self._means = statistics.means.double()
+        dim = statistics.dim
+        self.totals = self._means.new_zeros(dim, dim)
+        """(d, d): those of several processes add up."""
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features (N, d), labels (N,)."""
+        rows = max(1, _BLOCK_RESIDUALS // max(1, features.shape[1]))
+        for block, own in zip(features.split(rows), labels.split(rows), strict=True):
+            residuals = (block.double() - self._means[own]) * self._scales[own, None]
+            self.totals += residuals.T @ residuals
+
+    def result(self) -> ClassStatistics:
+        """The statistics with the balanced scatter."""
+        return replace(self._statistics, scatter=self.totals.to(self._statistics.means.dtype))
 
 
 def cdnv(statistics: ClassStatistics) -> Tensor:
@@ -126,6 +239,68 @@ def cdnv(statistics: ClassStatistics) -> Tensor:
         ratios = (variances[rows, None] + variances[None, columns]) / (2 * squared)
         total = total + block_pairs(ratios, rows, columns, pairs).sum()
     return total / (num_seen * (num_seen - 1) / 2)
+
+
+def _weighted_means(
+    statistics: ClassStatistics, global_mean: GlobalMean, weighting: Weighting | None
+) -> Tensor:
+    """(K seen, d), rows whose Gram matrix over K is the between-class covariance."""
+    if weighting is not None:
+        check_choice("weighting", weighting, ("balanced", "samples"))
+    centred = statistics.centred_means(global_mean).double()
+    if weighting != "samples":
+        return centred
+    share = statistics.counts[statistics.seen].double() / statistics.num_samples
+    return centred * (share * len(centred)).sqrt()[:, None]
+
+
+def _between_spectrum(
+    statistics: ClassStatistics, global_mean: GlobalMean, weighting: Weighting | None
+) -> tuple[Tensor, Tensor]:
+    """Singular values (r,) and directions (r, d) of the weighted means, those of rounding left out.
+
+    None at all for fewer than two classes or coinciding means.
+    """
+    centred = _weighted_means(statistics, global_mean, weighting)
+    num_seen, dim = centred.shape
+    if num_seen < 2:
+        return centred.new_zeros(0), centred.new_zeros(0, dim)
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    singular, directions = singular[: num_seen - 1], directions[: num_seen - 1]
+    # A direction below the rounding of the means themselves, offset included, is not there.
+    size = statistics.seen_means.double().norm()
+    kept = singular > max(num_seen, dim) * torch.finfo(torch.float64).eps * size
+    return singular[kept], directions[kept]
+
+
+def _within_covariance(statistics: ClassStatistics, weighting: Weighting | None) -> Tensor:
+    counts = statistics.counts[statistics.seen]
+    if weighting == "balanced" and bool((counts != counts[:1]).any()):
+        raise ValueError(
+            "weighting must be None or 'samples' for pooled statistics of classes that differ in "
+            "size, got 'balanced'; measure_features(..., weighting='balanced') and BalancedScatter "
+            "look at the features again"
+        )
+    return statistics.within_covariance.double()
+
+
+def _unexplained(within: Tensor, directions: Tensor, scale: Tensor) -> Tensor:
+    """(r,), c / (1 + c) of the eigenvalues c that `vci` is made of."""
+    factor, failed = torch.linalg.cholesky_ex(within)
+    pivots = factor.diagonal().square()
+    if not int(failed) and float(pivots.min()) > _LEAST_PIVOT * float(pivots.max()):
+        # The inverse of what is unexplained is a block of the inverse of all of it.
+        solved = torch.linalg.solve_triangular(factor, directions.T * scale, upper=False)
+        return 1 / (1 + torch.linalg.eigvalsh(solved.T @ solved).clamp(min=0))
+    # An orthonormal basis: the directions of the class means, and everything across them.
+    across = torch.linalg.qr(directions.T, mode="complete").Q.T[len(scale) :]
+    inner, mixed = directions @ within @ directions.T, directions @ within @ across.T
+    values, vectors = torch.linalg.eigh(across @ within @ across.T)
+    kept = values > _LEAST_VARIANCE * within.trace()
+    explained = (mixed @ vectors[:, kept]) / values[kept].sqrt()
+    rest = (inner - explained @ explained.T) / (scale[:, None] * scale)
+    eigenvalues = torch.linalg.eigvalsh(rest).clamp(min=0)
+    return eigenvalues / (1 + eigenvalues)
 
 
 def _undefined(like: Tensor) -> Tensor:

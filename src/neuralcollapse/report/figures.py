@@ -16,6 +16,7 @@ from neuralcollapse.report.history import (
     accuracy,
     loss,
     number,
+    recorded,
     undefined_spans,
 )
 from neuralcollapse.report.wording import metric_value, share, shown, title
@@ -96,7 +97,11 @@ def run_colour(place: int) -> str:
 def metric_panels(histories: Sequence[History]) -> list[Panel]:
     """One panel per metric that suits the number of classes of some run, in the table's order."""
     regimes = {"any", *(history.target.regime for history in histories)}
-    return [_metric_panel(histories, row.key) for row in METRICS if row.regime in regimes]
+    return [
+        _metric_panel(histories, row.key)
+        for row in METRICS
+        if row.regime in regimes and recorded(histories, row)
+    ]
 
 
 def accuracy_panel(histories: Sequence[History]) -> Panel:

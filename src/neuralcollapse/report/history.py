@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from neuralcollapse.metrics.table import Metric
 from neuralcollapse.record import Run
 from neuralcollapse.report.target import Target, target_of
 
@@ -164,6 +165,19 @@ def undefined_spans(history: History, split: Split, key: str) -> list[tuple[str,
             spans.append((reason, [row["epoch"]]))
         before = reason
     return [(_span(epochs), reason) for reason, epochs in spans]
+
+
+def recorded(histories: Sequence[History], row: Metric) -> bool:
+    """Whether a metric has a place: one of outsiders only where some were measured."""
+    if "outsiders" not in row.needs:
+        return True
+    splits: tuple[Split, ...] = ("train", "test")
+    return any(
+        metric(epoch, split, row.key) is not None
+        for history in histories
+        for epoch in history.rows
+        for split in splits
+    )
 
 
 def duration(seconds: float) -> str:

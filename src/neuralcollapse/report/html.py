@@ -7,6 +7,7 @@ from typing import Any
 from neuralcollapse.metrics import METRICS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, tables, wording
+from neuralcollapse.report.depth import depth_panels
 from neuralcollapse.report.figures import Panel
 from neuralcollapse.report.grams import gram_frames
 from neuralcollapse.report.history import History, read_histories
@@ -94,6 +95,7 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
     options = tables.options(histories)
     mistakes = mistake_view(histories)
     metrics += figures.mistake_panels(histories)
+    metrics += depth_panels(histories)
     drawn = [*performance, *metrics, *(row["panel"] for row in counts if row["panel"])]
     drawn += mistakes.panels if mistakes else []
     return {

@@ -13,6 +13,7 @@ from neuralcollapse.report.history import (
     accuracy,
     loss,
     metric,
+    recorded,
     why_undefined,
 )
 from neuralcollapse.report.wording import arrow, metric_value, share, shown, title
@@ -113,7 +114,8 @@ def numbers(histories: Sequence[History], groups: list[Group]) -> Numbers:
         if any(text != "—" for text in texts):
             table.lines.append(Line(name, "", direction, [_plain(t) for t in texts], True))
     for row in METRICS:
-        table.lines.append(_metric_line(histories, table, row.key))
+        if recorded(histories, row):
+            table.lines.append(_metric_line(histories, table, row.key))
     return table
 
 

@@ -94,7 +94,7 @@ def _at(vectors: Tensor, counts: Sequence[int]) -> dict[str, float | None]:
     samples = torch.tensor(counts)
     means = vectors.masked_fill((samples == 0)[:, None], torch.nan)
     statistics = ClassStatistics(samples, means, vectors.new_zeros(len(vectors)))
-    known = {"nc4_disagreement": 0.0, "hug_intra": 0.0}
+    known = {"nc4_disagreement": 0.0, "hug_intra": 0.0, "cdnv_directional": 0.0}
     values, _ = evaluate(statistics, vectors, known=known)
     # Rounding leaves 1e-17 where 0 is meant.
     return {key: round(value, 12) for key, value in values.items() if math.isfinite(value)}

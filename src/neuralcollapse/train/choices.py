@@ -38,6 +38,7 @@ HEAD_OPTIONS: _Options = {
     "rotated": {},
     "class-mean": {"momentum": float, "through_batch": bool},
     "deep-linear": {"depth": int, "width": int, "init_scale": float},
+    "nearest-frame": {"momentum": float, "through_batch": bool},
 }
 LOSS_NAMES, HEAD_NAMES = tuple(LOSS_OPTIONS), tuple(HEAD_OPTIONS)
 FRAME_NAMES = ("simplex", "orthogonal", "code", "hierarchy")
@@ -63,7 +64,7 @@ WITH_HIERARCHY = (
     "wordnet",
 )
 # Heads that hold a frame.
-_FRAMED = ("fixed", "rotated")
+_FRAMED = ("fixed", "rotated", "nearest-frame")
 
 
 def loss_choice(spec: str) -> tuple[str, dict[str, Any]]:
@@ -110,7 +111,8 @@ def completed(
     framed = kind in _FRAMED
     if frame is not None and not framed:
         raise ValueError(
-            f"frame must go with head=fixed or rotated, got head={head}; leave out one"
+            f"frame must go with head=fixed, rotated or nearest-frame, got head={head}; leave out "
+            "one"
         )
     if name in _WITHOUT_BIAS and kind in ("linear", "deep-linear") and bias:
         raise ValueError(

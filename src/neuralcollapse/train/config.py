@@ -83,12 +83,13 @@ class TrainConfig:
     )
     bias: bool = _option("Method", True, "Linear head: learn a bias.")
     temperature: float = _option(
-        "Method", 0.1, "Cosine, rotated, class-mean head: divides the cosines."
+        "Method", 0.1, "Cosine, rotated, class-mean, nearest-frame head: divides the cosines."
     )
     frame: str | None = _option(
         "Method",
         None,
-        f"Fixed or rotated head: one of {', '.join(FRAME_NAMES)}, or a {FRAME_SUFFIX} file.",
+        f"Fixed, rotated or nearest-frame head: one of {', '.join(FRAME_NAMES)}, or a "
+        f"{FRAME_SUFFIX} file.",
     )
     assign_after: int | None = _option(
         "Method",
@@ -141,6 +142,9 @@ class TrainConfig:
     normalize: bool = _option("Record", False, "Measure features at unit length instead of raw.")
     measure: bool = _option(
         "Record", True, "Measure during training; off: only after the last epoch."
+    )
+    measure_layers: bool = _option(
+        "Record", False, "Also measure every layer on the training samples: collapse by depth."
     )
     checkpoint_seconds: float = _option(
         "Record", 10.0, "Save at epoch ends this many seconds apart."
@@ -237,7 +241,7 @@ class TrainConfig:
                     f"hierarchy must be given with {what}, since data={self.data} brings none; "
                     f"pass a file or {', '.join(WITH_HIERARCHY)}"
                 )
-        if self.assign_after is not None and frame is None:
+        if self.assign_after is not None and (frame is None or head.startswith("nearest-frame")):
             raise ValueError(
                 f"assign_after must go with a frame, got head={head}; use head=fixed or rotated"
             )

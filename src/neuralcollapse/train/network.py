@@ -15,6 +15,7 @@ from neuralcollapse.heads import (
     DeepLinearHead,
     FixedHead,
     LinearHead,
+    NearestFrameHead,
     RotatedHead,
 )
 from neuralcollapse.hierarchy import Hierarchy
@@ -325,6 +326,8 @@ def _make_head(
     frame = frame or _frame(config.frame or "simplex", num_classes, dim, config.seed)
     if name == "rotated":
         return RotatedHead(frame, temperature=config.temperature)
+    if name == "nearest-frame":
+        return NearestFrameHead(frame, temperature=config.temperature, **options)
     return FixedHead(frame, **options)
 
 

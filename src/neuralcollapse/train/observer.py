@@ -1,7 +1,7 @@
 """Measuring during training: what is looked at, and what goes into the record."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -38,7 +38,7 @@ class Observer:
     def __init__(self, fabric: Any, run: Run, config: TrainConfig, data: Data, network: Network):
         self._fabric, self._run, self._workers = fabric, run, config.workers
         self._data, self._network = data, network
-        self._normalize = config.normalize
+        self._normalize, self._deep = config.normalize, config.measure_layers
         self._hierarchy, self._distances = class_hierarchy(config, data.classes), config.distances
         self._framed = (config.frame or "").partition(":")[0] == "hierarchy"
         self._train, self._train_name = _at_most(data.train, "train", config, data)
@@ -51,7 +51,7 @@ class Observer:
 
     def __call__(self, state: State, bar: TrainingProgress, lr: float) -> bool:
         """Measure and record; returns whether validation is better than ever."""
-        train = self._measure(self._train, self._train_name)
+        train = self._measure(self._train, self._train_name, layers="all" if self._deep else None)
         tallies = self._tallies()
         test = self._measure(self._test, self._test_name, tallies.get("test"))
         accuracy = self._accuracy(self._data.validation, tallies.get("validation"))
@@ -134,7 +134,11 @@ class Observer:
         return found
 
     def _measure(
-        self, samples: AbstractSamples, split: str, tally: MistakeTally | None = None
+        self,
+        samples: AbstractSamples,
+        split: str,
+        tally: MistakeTally | None = None,
+        layers: Literal["all"] | None = None,
     ) -> Measurement:
         batches = self._batches(samples)
         return measure(
@@ -143,6 +147,7 @@ class Observer:
             layer="head",
             split=split,
             normalize=self._normalize,
+            layers=layers,
             distributed=self._fabric.world_size > 1,
             progress=False,
         )

@@ -1,0 +1,173 @@
+"""A second look at features, once their class means are known."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from neuralcollapse.metrics.decision import NearestMean, decision_counts
+from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
+from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.table import METRICS, too_many
+from neuralcollapse.metrics.uniformity import SpreadWithin
+from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
+from neuralcollapse.metrics.whitened import WhitenedSpread
+from neuralcollapse.processes import num_processes
+from neuralcollapse.sphere import directions
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+_DIRECTIONAL = next(row for row in METRICS if row.function is cdnv_directional)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the features tells once the class means are known.
+
+    Attributes:
+        accuracy: of the classifier, or None.
+        known: metrics by key: a value, or the reason why there is none.
+    """
+
+    accuracy: float | None
+    known: dict[str, float | str]
+
+
+class SecondLook:
+    """What is to be seen of features once their class means are known, summed over batches.
+
+    The classifier beside the nearest mean and the labels, and features beside their means. `totals`
+    of parts of the data add up.
+    """
+
+    def __init__(
+        self,
+        statistics: ClassStatistics,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        normalize: bool,
+        global_mean: GlobalMean,
+        weighting: Weighting | None = None,
+    ):
+        home = statistics.means.device
+        self._statistics, self._normalize = statistics, normalize
+        self._global_mean: GlobalMean = global_mean
+        self._weight = None if weight is None else weight.to(home)
+        self._bias = None if bias is None else bias.to(home)
+        self._nearest = NearestMean(statistics)
+        self._spread = SpreadWithin(statistics, global_mean=global_mean)
+        self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
+        self._directional = None if self._crowded else DirectionalSpread(statistics)
+        self._whitened = self._balanced = None
+        self._lacking = balances(statistics, weighting) and statistics.scatter is None
+        if statistics.scatter is None:
+            self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
+        elif balances(statistics, weighting):
+            self._balanced = BalancedScatter(statistics)
+        self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+
+    @property
+    def totals(self) -> list[Tensor]:
+        """The sums, to be added to in place."""
+        return [self._counts, *(part.totals for part in self._parts)]
+
+    @property
+    def _parts(
+        self,
+    ) -> list[SpreadWithin | DirectionalSpread | WhitenedSpread | BalancedScatter]:
+        parts = [self._spread, self._directional, self._whitened, self._balanced]
+        return [part for part in parts if part is not None]
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features (N, d), labels (N,)."""
+        home = self._statistics.means.device
+        features, labels = features.to(home), labels.to(home)
+        shown = directions(features) if self._normalize else features
+        for part in self._parts:
+            part.update(shown, labels)
+        if self._weight is not None:
+            decided = decision_counts(self._rule, features, self._weight, self._bias, labels)
+            self._counts += torch.tensor([*decided, len(features)], device=home)
+
+    def result(self) -> Look:
+        """Metrics and accuracy of what was added."""
+        known: dict[str, float | str] = {"hug_intra": float(self._spread.result())}
+        if self._directional is None:
+            known["cdnv_directional"] = self._crowded or math.nan
+        else:
+            known["cdnv_directional"] = float(self._directional.result())
+        if self._lacking:
+            known["nc1"] = "balanced weighting needs the scatter; pass scatter=True"
+        elif self._whitened is not None:
+            known["nc1"] = float(self._whitened.result())
+        if self._balanced is not None:
+            # Of the balanced scatter, what the default says is what was asked for.
+            balanced = self._balanced.result()
+            known["nc1"] = float(nc1(balanced, global_mean=self._global_mean))
+            known["vci"] = float(vci(balanced, global_mean=self._global_mean))
+        if self._weight is None:
+            return Look(None, known)
+        differing, correct, total = self._counts.tolist()
+        enough = int(self._statistics.seen.sum()) > 1
+        known["nc4_disagreement"] = differing / total if enough else math.nan
+        return Look(correct / total, known)
+
+    def _rule(self, block: Tensor) -> Tensor:
+        # The classifier decides on what it was given; only the means are of unit features.
+        return self._nearest(directions(block) if self._normalize else block)
+
+
+def second_look(
+    statistics: ClassStatistics,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    batches: Iterable[tuple[Tensor, Tensor]] | None,
+    *,
+    normalize: bool,
+    global_mean: GlobalMean,
+    weighting: Weighting | None = None,
+    outsiders: Tensor | None = None,
+    distributed: bool = False,
+) -> Look:
+    """Compare the classifier with nearest mean and labels, and features with their means."""
+    known: dict[str, float | str] = {}
+    if outsiders is not None:
+        known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
+    if batches is None:
+        reason = "features did not fit into memory and the loader runs only once"
+        keys = ["hug_intra", "cdnv_directional"]
+        keys += [] if weight is None else ["nc4_disagreement"]
+        keys += ["nc1", "vci"] if balances(statistics, weighting) else []
+        keys += ["nc1"] if statistics.scatter is None else []
+        return Look(None, known | dict.fromkeys(keys, reason))
+    look = SecondLook(
+        statistics,
+        weight,
+        bias,
+        normalize=normalize,
+        global_mean=global_mean,
+        weighting=weighting,
+    )
+    for features, labels in batches:
+        look.update(features, labels)
+    if distributed and num_processes() > 1:
+        for total in look.totals:
+            dist.all_reduce(total)
+    found = look.result()
+    return Look(found.accuracy, known | found.known)
+
+
+def balances(statistics: ClassStatistics, weighting: Weighting | None) -> bool:
+    """Whether classes of different size are to count alike, which statistics alone cannot tell."""
+    counts = statistics.counts[statistics.seen]
+    return weighting == "balanced" and bool((counts != counts[:1]).any())
+
+
+def _orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> float | str:
+    if not len(outsiders):
+        return "outsiders hold no sample"
+    value = float(nc5_orthogonality(statistics, outsiders))
+    return "a class mean, or that of the outsiders, is zero" if math.isnan(value) else value
