@@ -55,7 +55,7 @@ TRAININGS: Mapping[str, Sequence[Candidate]] = {
     "hierarchy frame": [framed("cross-entropy", rate) for rate in (2, 1, 4)],
     "hierarchy frame + cosine term": [
         framed(f"frame-cosine:mixing={mixing}", rate)
-        for mixing, rate in ((0.4, 2), (0.4, 1), (0.4, 4), (0.6, 4), (0.8, 2))
+        for mixing, rate in ((0.4, 2), (0.4, 1), (0.4, 4), (0.5, 2), (0.6, 4), (0.8, 2))
     ],
 }
 # Whose decisions are also made by the least expected distance.
