@@ -55,7 +55,7 @@ TRAININGS: Mapping[str, Sequence[Candidate]] = {
     "hierarchy frame": [framed("cross-entropy", rate) for rate in (2, 1, 4)],
     "hierarchy frame + cosine term": [
         framed(f"frame-cosine:mixing={mixing}", rate)
-        for mixing, rate in ((0.4, 2), (0.4, 1), (0.4, 4), (0.6, 4), (0.8, 2))
+        for mixing, rate in ((0.4, 2), (0.4, 1), (0.4, 4), (0.5, 2), (0.6, 4), (0.8, 2))
     ],
 }
 # Whose decisions are also made by the least expected distance.
@@ -89,8 +89,15 @@ class Interval:
         error = float(numbers.std()) / len(numbers) ** 0.5
         return Interval(float(numbers.mean()), float(student.ppf(0.975, len(numbers) - 1)) * error)
 
+    def __format__(self, sign: str) -> str:
+        if math.isnan(self.half):
+            return f"{self.mean:{sign}.4g}"
+        # As many decimals as the interval has with two digits.
+        decimals = max(0, 1 - math.floor(math.log10(self.half))) if self.half > 0 else 2
+        return f"{self.mean:{sign}.{decimals}f} ± {self.half:.{decimals}f}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.4g}" + ("" if math.isnan(self.half) else f" ± {self.half:.2g}")
+        return format(self, "")
 
 
 Outcomes = dict[str, list[dict[str, float]]]
@@ -216,19 +223,19 @@ def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def table(found: Outcomes) -> str:
-    """Intervals of every column, and the severity beside the baseline's, as Markdown."""
-    heads = [*COLUMNS.values(), f"severity less that of {BASELINE}, %"]
+    """Intervals of every column, and of differences from the baseline, seed by seed; Markdown."""
+    heads = [*COLUMNS.values(), "accuracy beside the first, points", "severity beside it, %"]
     lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name, rows in found.items():
         cells = []
         for key, title in COLUMNS.items():
             scale = 100 if title.endswith("%") else 1
             cells.append(str(Interval.of([scale * row[key] for row in rows])))
-        pairs = zip(rows, found[BASELINE], strict=True)
-        changes = [
-            100 * (one["mistake_severity"] / two["mistake_severity"] - 1) for one, two in pairs
-        ]
-        cells.append("" if name == BASELINE else str(Interval.of(changes)))
+        pairs = list(zip(rows, found[BASELINE], strict=True))
+        points = [100 * (one["accuracy"] - two["accuracy"]) for one, two in pairs]
+        shares = [one["mistake_severity"] / two["mistake_severity"] - 1 for one, two in pairs]
+        changes = [Interval.of(points), Interval.of([100 * share for share in shares])]
+        cells += ["", ""] if name == BASELINE else [f"{change:+}" for change in changes]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -96,3 +96,8 @@ def test_intervals_are_students() -> None:
     assert interval.mean == 2
     assert interval.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert math.isnan(severity.Interval.of([1.0]).half)
+    assert str(severity.Interval(5.80312, 0.0861)) == "5.803 ± 0.086"
+    assert f"{severity.Interval(-4.206, 1.04):+}" == "-4.2 ± 1.0"
+    assert f"{severity.Interval(53.853, 12.3):+}" == "+54 ± 12"
+    assert str(severity.Interval(2.16, 0.0)) == "2.16 ± 0.00"
+    assert f"{severity.Interval.of([0.5]):+}" == "+0.5"
