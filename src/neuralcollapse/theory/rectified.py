@@ -112,19 +112,20 @@ def rectified_by_program(problem: Problem) -> Prediction:
     groups = alike(problem)
     question = program(problem, groups)
     scores, bias, objective, certificate = _minimum(question)
+    if certificate > _CERTIFIED:
+        raise ValueError(
+            "activation='relu' must come with a set-up whose best class means are at right angles, "
+            f"got loss={problem.loss!r}, bias={problem.bias!r} and counts from "
+            f"{int(problem.counts.min())} to {int(problem.counts.max())}, where that is not proved "
+            f"(the bound is {certificate:.1e} of the objective); leave the bias out, give it more "
+            "decay, or ask `unconstrained`"
+        )
     lengths = _lengths(groups, scores)
     dead = lengths <= _DEAD * max(float(lengths.max()), 1.0)
     alive = int(groups.sizes[~dead].sum())
     softmax = problem.loss not in SQUARED
     if problem.bias == "free" and softmax and problem.loss != "cdt":
         bias = bias - (groups.sizes @ bias) / groups.num_classes
-    if certificate > _CERTIFIED:
-        raise ValueError(
-            f"bias must be 'none', or of enough decay, with activation='relu' and loss="
-            f"{problem.loss!r}, got {problem.bias!r}; for these counts class means at right angles "
-            f"are not proved optimal (the bound is {certificate:.1e} of the objective): "
-            "`unconstrained` finds what is better"
-        )
     warnings: tuple[str, ...] = (_MANY_MINIMA,)
     if problem.bias == "free" and softmax and problem.loss != "cdt":
         warnings += ("not unique: a constant added to the bias changes nothing; its mean is zero",)
