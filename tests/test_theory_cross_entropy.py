@@ -336,6 +336,44 @@ def test_rectified_features_meet_the_conditions_of_a_minimum(decay: float) -> No
     assert bool((by_features[~positive] > -1e-12).all())
 
 
+def test_rectified_features_by_program_are_the_closed_form() -> None:
+    """No bias, as if it were decayed so much that nothing is left of it; and without smoothing."""
+    options: dict[str, Any] = {"activation": "relu", "weight_decay": 0.02, "feature_decay": 0.05}
+    exact = predict([12, 8, 8, 1], loss="ce", **options)
+    smoothed = predict([12, 8, 8, 1], loss="label_smoothing", label_smoothing=0.0, **options)
+    held = predict([12, 8, 8, 1], loss="ce", bias=1e9, **options)
+    assert exact.status == smoothed.status == held.status == ("alive",) * 3 + ("collapsed",)
+    # The bias is of size 1e-9.
+    for found, tolerance in ((smoothed, 1e-9), (held, 1e-7)):
+        assert found.certificate is not None
+        assert found.certificate < 1e-8
+        close(found.objective, exact.objective, tolerance)
+        close(found.gram_classifier, exact.gram_classifier, tolerance)
+        close(found.gram_features, exact.gram_features, tolerance)
+        close(found.layers[0], exact.layers[0], tolerance)
+        assert found.rank == exact.rank
+
+
+@pytest.mark.parametrize("decay", [1e-6, 1e-3])
+def test_rectified_features_of_equal_counts_keep_their_axes_with_a_free_bias(decay: float) -> None:
+    options: dict[str, Any] = {"activation": "relu", "weight_decay": decay, "feature_decay": decay}
+    none = predict([6] * 5, loss="ce", **options)
+    free = predict([6] * 5, loss="ce", bias="free", **options)
+    close(free.bias, torch.zeros(5), 1e-9)
+    close(free.gram_classifier, none.gram_classifier, 1e-6)
+    close(free.objective, none.objective, 1e-12)
+
+
+def test_a_class_that_the_bias_decides_alone_is_named() -> None:
+    """Of two classes one axis is enough: the more frequent class needs no features."""
+    prediction = predict(
+        [9, 5], loss="ce", bias="free", activation="relu", weight_decay=1e-3, feature_decay=1e-2
+    )
+    assert prediction.status == ("collapsed", "alive")
+    assert float(prediction.confidence[0]) > 0.9
+    assert "class 0 lies at zero and is decided for by the bias alone" in prediction.warnings
+
+
 # --- vanishing decay ------------------------------------------------------------------------------
 
 

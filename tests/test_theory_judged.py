@@ -305,7 +305,7 @@ def test_axes_of_their_own_are_refused_where_sharing_them_is_better(loss: Any) -
     arguments: dict[str, Any] = {
         "weight_decay": 0.005, "feature_decay": 0.004, "bias": "free", "activation": "relu",
     }  # fmt: skip
-    with pytest.raises(ValueError, match="at right angles are not proved optimal"):
+    with pytest.raises(ValueError, match="where that is not proved"):
         predict(TAIL, loss=loss, **arguments)
     found = unconstrained(loss, TAIL, starts=4, **arguments)
     directions = normalize(found.class_means)

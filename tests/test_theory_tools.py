@@ -564,7 +564,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         [20, 10, 3],
         {"activation": "relu", "bias": "free"},
         ValueError,
-        "bias must be 'none', or of enough decay, with activation='relu'",
+        "class means are at right angles, got loss='mse', bias='free' and counts from 3 to 20",
     ),
     "more different counts than fit": (
         list(range(1, 20_002)),

@@ -189,6 +189,18 @@ def test_the_alarm_comes_before_the_fall_of_accuracy(tmp_path: Path):
     # Accuracy in training says nothing at epoch 7, and at the end they are lost. (Accuracy in
     # evaluation mode falls for a while for another reason: the batch normalisations lag behind.)
     assert rows[7]["train_accuracy_running"] > 0.99
+    # What is measured says it at that time too, before a point of accuracy is lost.
+    fading = {
+        k: row["epoch"]
+        for row in reversed(rows)
+        for alarm in row["alarms"]
+        if alarm["kind"] == "fading"
+        for k in alarm["classes"]
+    }
+    assert set(fading) == {7, 8, 9}
+    running = [row["train_accuracy_running"] for row in rows[1:]]
+    fall = next(e for e, a in enumerate(running, 1) if 0.9 < max(running[:e]) > a + 0.01)
+    assert min(fading.values()) < fall
     inputs, labels = everything(data.train)
     with torch.no_grad():
         decided = load_network(run, 30)(inputs).argmax(1)

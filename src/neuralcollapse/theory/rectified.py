@@ -16,10 +16,12 @@ little or no decay some angles are acute: classes had better share axes, and the
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, minres
 
 from neuralcollapse.theory.assembly import described, statuses
 from neuralcollapse.theory.class_losses import Scores
@@ -35,8 +37,8 @@ _MANY_MINIMA = (
     "features that cannot be negative have many bad local minima, in which classes share an axis: "
     "a small initialisation is often stuck"
 )
-# Rounding of the optimiser is below this; where axes of their own are not optimal it is far above.
-_CERTIFIED = 1e-6
+# The optimiser leaves less than this; where axes of their own are not optimal it is far more.
+_CERTIFIED = 1e-8
 # Length of a class's logits, relative to the longest, below which it is dead.
 _DEAD = 1e-6
 
@@ -110,22 +112,27 @@ def rectified_by_program(problem: Problem) -> Prediction:
     groups = alike(problem)
     question = program(problem, groups)
     scores, bias, objective, certificate = _minimum(question)
+    if certificate > _CERTIFIED:
+        raise ValueError(
+            "activation='relu' must come with a set-up whose best class means are at right angles, "
+            f"got loss={problem.loss!r}, bias={problem.bias!r} and counts from "
+            f"{int(problem.counts.min())} to {int(problem.counts.max())}, where that is not proved "
+            f"(the bound is {certificate:.1e} of the objective); leave the bias out, give it more "
+            "decay, or ask `unconstrained`"
+        )
     lengths = _lengths(groups, scores)
     dead = lengths <= _DEAD * max(float(lengths.max()), 1.0)
     alive = int(groups.sizes[~dead].sum())
     softmax = problem.loss not in SQUARED
     if problem.bias == "free" and softmax and problem.loss != "cdt":
         bias = bias - (groups.sizes @ bias) / groups.num_classes
-    if certificate > _CERTIFIED:
-        raise ValueError(
-            f"bias must be 'none', or of enough decay, with activation='relu' and loss="
-            f"{problem.loss!r}, got {problem.bias!r}; for these counts class means at right angles "
-            f"are not proved optimal (the bound is {certificate:.1e} of the objective): "
-            "`unconstrained` finds what is better"
-        )
     warnings: tuple[str, ...] = (_MANY_MINIMA,)
     if problem.bias == "free" and softmax and problem.loss != "cdt":
         warnings += ("not unique: a constant added to the bias changes nothing; its mean is zero",)
+    decided = dead & (bias >= bias.max()) & (bias > bias.min())
+    if decided.any():
+        names = ", ".join(map(str, np.flatnonzero(decided[groups.index])))
+        warnings += (f"class {names} lies at zero and is decided for by the bias alone",)
     # norm(w)^2 and norm(h)^2 of an axis have the product norm(z)^2, and balance decays and counts.
     column = question.column
     slope = column * math.sqrt(problem.feature_decay / problem.weight_decay[0])
@@ -179,34 +186,90 @@ def _minimum(question: Program) -> tuple[Scores, Array, float, float]:
         own, factor, bias = packed[: 3 * number].reshape(3, number)
         return own, packed[3 * number :].reshape(number, number), factor, bias
 
+    decay = question.bias_decay
+    # A bias of much decay is sought in small units.
+    unit = 1 / math.sqrt(max(1.0, decay or 0.0))
+
+    def shifts(bias: Array) -> Array:
+        return np.zeros(number) if decay is None else unit * bias
+
     def objective(packed: Array) -> tuple[float, Array]:
         own, between, factor, bias = unpacked(packed)
-        shift = np.zeros(number) if question.bias_decay is None else bias
-        scores = Scores(own * factor + shift, between * factor + shift[:, None])
-        value, slope, _ = question.loss(scores)
-        squares = own**2 + (several * between**2).sum(0) + factor**2
-        value += (prices * squares).sum() / 2
+        shift = shifts(bias)
+        value, slope, _ = question.loss(
+            Scores(own * factor + shift, between * factor + shift[:, None])
+        )
+        value += prices @ (own**2 + (several * between**2).sum(0) + factor**2) / 2
         by_own = slope.own * factor + prices * own
         by_between = slope.between * factor + prices * several * between
         by_factor = slope.own * own + (slope.between * between).sum(0) + prices * factor
-        by_bias = slope.own + slope.between.sum(1)
-        decay = question.bias_decay
         # A bias that is not there stays at zero.
-        value += (1.0 if decay is None else decay) / 2 * (sizes * bias**2).sum()
-        by_bias = sizes * bias if decay is None else by_bias + decay * sizes * bias
+        own_decay = 1.0 if decay is None else decay * unit**2
+        by_bias = own_decay * sizes * bias
+        value += bias @ by_bias / 2
+        if decay is not None:
+            by_bias = by_bias + unit * (slope.own + slope.between.sum(1))
         gradient = np.concatenate([by_own, by_factor, by_bias, by_between.ravel()])
-        return float(value), gradient
+        # In units of the price, beside which the optimiser's tolerances are meant.
+        return float(value) / question.price, gradient / question.price
+
+    def second(packed: Array, change: Array) -> Array:
+        """The second derivative applied to a change."""
+        own, between, factor, bias = unpacked(packed)
+        own_by, between_by, factor_by, bias_by = unpacked(change)
+        shift, shift_by = shifts(bias), shifts(bias_by)
+        _, slope, curvature = question.loss(
+            Scores(own * factor + shift, between * factor + shift[:, None])
+        )
+        turned = curvature(
+            Scores(
+                own_by * factor + own * factor_by + shift_by,
+                between_by * factor + between * factor_by + shift_by[:, None],
+            )
+        )
+        by_own = turned.own * factor + slope.own * factor_by + prices * own_by
+        by_between = turned.between * factor + slope.between * factor_by
+        by_between += prices * several * between_by
+        by_factor = turned.own * own + slope.own * own_by + prices * factor_by
+        by_factor += (turned.between * between + slope.between * between_by).sum(0)
+        by_bias = (1.0 if decay is None else decay * unit**2) * sizes * bias_by
+        if decay is not None:
+            by_bias = by_bias + unit * (turned.own + turned.between.sum(1))
+        changed = np.concatenate([by_own, by_factor, by_bias, by_between.ravel()])
+        return changed / question.price
 
     off = np.where(several > 0, -1.0 / groups.num_classes, 0.0)
-    start = np.concatenate([np.ones(number), np.ones(number), np.zeros(number), off.ravel()])
-    options = {"maxiter": 20000, "maxfun": 40000, "maxcor": 30, "ftol": 0, "gtol": 1e-13}
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    own, between, factor, bias = unpacked(found.x)
-    if question.bias_decay is None:
-        bias = np.zeros(number)
+    point = np.concatenate([np.ones(number), np.ones(number), np.zeros(number), off.ravel()])
+    options = {"maxiter": 20000, "maxfun": 40000, "maxcor": 30, "ftol": 0, "gtol": 1e-12}
+    point = minimize(objective, point, jac=True, method="L-BFGS-B", options=options).x
+    own, between, factor, bias = unpacked(_newton(objective, second, point))
     scores = Scores(own * factor, np.where(several > 0, between * factor, 0.0))
-    value, gap = _bounded(question, scores, bias)
-    return scores, bias, value, gap / value
+    value, gap = _bounded(question, scores, shifts(bias))
+    return scores, shifts(bias), value, gap / value
+
+
+def _newton(
+    objective: Callable[[Array], tuple[float, Array]],
+    second: Callable[[Array, Array], Array],
+    point: Array,
+    steps: int = 20,
+) -> Array:
+    """Newton's method, by minimal residuals, while it makes the gradient smaller."""
+    gradient = objective(point)[1]
+    for _ in range(steps):
+        start = point
+
+        def product(change: Array, start: Array = start) -> Array:
+            return second(start, change)
+
+        shape = (len(point), len(point))
+        operator = LinearOperator(shape, matvec=product, dtype=float)  # pyright: ignore
+        moved = point + minres(operator, -gradient, rtol=1e-6, maxiter=400)[0]
+        new = objective(moved)[1]
+        if not np.linalg.norm(new) < 0.5 * np.linalg.norm(gradient):
+            break
+        point, gradient = moved, new
+    return point
 
 
 def _bounded(question: Program, scores: Scores, bias: Array) -> tuple[float, float]:
