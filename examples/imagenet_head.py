@@ -155,7 +155,6 @@ def draw(found: dict[str, Any], path: Path) -> bool:
         x=list(steps),
         y=middle,
         mode="lines+markers",
-        name="mean, and the middle 80 %",
         error_y={
             "type": "data",
             "symmetric": False,
@@ -167,15 +166,14 @@ def draw(found: dict[str, Any], path: Path) -> bool:
         y=found["simplex_cosine"],
         line_dash="dash",
         annotation_text="simplex: -1/999",
-        annotation_position="bottom right",
+        annotation_position="bottom left",
     )
     figure.update_layout(
         template="plotly_white",
         width=800,
         height=450,
         xaxis_title="edges between two classes in WordNet",
-        yaxis_title="cosine of their rows",
-        legend={"x": 0.98, "y": 0.98, "xanchor": "right"},
+        yaxis_title="cosine of their rows: mean and middle 80 %",
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
     )
     if path.suffix == ".html":
