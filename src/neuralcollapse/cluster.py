@@ -5,6 +5,7 @@ again elsewhere and recomputes results that were lost with it; results are refer
 that no file counts twice or not at all.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,13 @@ def measure_shards_on_ray(
         ) from None
     started = not ray.is_initialized()
     if started:
-        options = {} if address else {"include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+        dashboard = None if address else False
+        ray.init(
+            address=address,
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     try:
         reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
         return _measured(
