@@ -118,7 +118,7 @@ def measured(weight: Tensor, tree: Hierarchy) -> dict[str, Any]:
         "cosine_deviation": float(nc2w_equiangle(weight)),
         "max_angle": float(nc2w_max_angle(weight)),
         "simplex_distance": float(nc2w_etf_distance(weight)),
-        "spearman_with_tree": float(spearmanr(cosines, -distances)[0]),
+        "spearman_with_tree": float(np.asarray(spearmanr(cosines, -distances))[0]),
         "by_path": {
             int(step): {
                 "pairs": int((distances == step).sum()),
@@ -138,7 +138,7 @@ def measured(weight: Tensor, tree: Hierarchy) -> dict[str, Any]:
     for _ in range(5):
         order = generator.permutation(num_classes)
         shuffled = full[order][:, order][pairs[0], pairs[1]]
-        by_chance.append(float(spearmanr(cosines, -shuffled)[0]))
+        by_chance.append(float(np.asarray(spearmanr(cosines, -shuffled))[0]))
     return found | {"spearman_shuffled": by_chance}
 
 
