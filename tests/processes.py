@@ -6,11 +6,13 @@ already (conftest.py has it), so each starts in a tenth of a second.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
@@ -46,30 +48,48 @@ def in_group(rank: int, num_processes: int, folder: str, share: Share) -> None:
     dist.destroy_process_group()
 
 
-def merge_shares(rank: int, *_: Any) -> None:
-    """Every second sample, all or none of them, or not even a batch; beside one process."""
-    labels = torch.arange(40) % 4
-    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + labels[:, None]
-    head = torch.nn.Linear(6, 4)
+def merge_shares(rank: int, num_processes: int, _: str) -> None:
+    """In turns, uneven parts, all or none, or not even a batch; batches are padded."""
+    labels = torch.arange(43) % 5
+    labels[42] = 5  # a class of one sample, which all processes but one have not seen
+    generator = torch.Generator().manual_seed(0)
+    features = 30 + 1e-2 * torch.randn(43, 8, generator=generator) + labels[:, None].float().cos()
+    head = torch.nn.Linear(8, 7)  # and a class that nobody has seen
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
     torch.nn.init.zeros_(head.bias)
     whole = measure(head, [(features, labels)])
-    half, first = slice(rank, None, 2), slice(0, 40 * (rank == 0))
-    for own, batches in ((half, 1), (first, 1), (first, rank == 0)):
+    everything = ClassStatistics.from_features(features, labels, 7)
+    cuts = [0, *(5 * j * j for j in range(1, num_processes)), 43]
+    turns, first = slice(rank, None, num_processes), slice(0, 43 * (rank == 0))
+    uneven = slice(min(43, cuts[rank]), min(43, cuts[rank + 1]))
+    for own, batches in ((turns, 1), (uneven, 1), (first, 1), (first, rank == 0)):
         x, y = features[own], labels[own]
-        parts = measure(head, [(x, y)] * batches, distributed=True)
-        statistics = ClassStatistics.from_features(x, y, 4).merge_processes()
-        assert statistics.counts.tolist() == [10] * 4, statistics.counts
-        assert whole.statistics is not None
-        scatter, wanted = statistics.scatter, whole.statistics.scatter
-        assert scatter is not None
-        assert wanted is not None
-        difference = (scatter - wanted).abs().max()
-        assert difference < 1e-6 * scatter.trace(), difference
+        padded = torch.cat([x, torch.ones(3, 8)]), torch.cat([y, torch.full((3,), -100)])
+        parts = measure(head, [padded] * batches, distributed=True)
+        statistics = ClassStatistics.from_features(x, y, 7).merge_processes()
+        assert torch.equal(statistics.counts, everything.counts)
+        assert statistics.means[6].isnan().all()
+        assert (statistics.means[:6] - everything.means[:6]).abs().max() < 1e-12
+        assert statistics.scatter is not None
+        assert everything.scatter is not None
+        difference = (statistics.scatter - everything.scatter).abs().max()
+        assert difference < 1e-6 * everything.scatter.trace(), difference
+        gathered = [torch.empty_like(statistics.scatter) for _ in range(num_processes)]
+        dist.all_gather(gathered, statistics.scatter)
+        assert all(torch.equal(one, gathered[0]) for one in gathered)
         assert parts.counts == whole.counts
         assert parts.accuracy == whole.accuracy
         for key, value in whole.metrics.items():
-            assert abs(parts[key] - value) <= 1e-6 * abs(value) + 1e-9, (key, value, parts[key])
+            same = math.isnan(value) and math.isnan(parts[key])
+            close = abs(parts[key] - value) <= 1e-6 * abs(value) + 1e-9
+            assert same or close, (key, value, parts[key])
+        narrow = measure(head, [padded] * batches, distributed=True, scatter=False)
+        assert abs(narrow["nc1"] - whole["nc1"]) <= 1e-6 * whole["nc1"]
+    same = ClassStatistics.from_features(torch.full((3, 8), 0.1), torch.zeros(3).long(), 7)
+    assert same.merge_processes().spread.tolist() == [0] * 7
+    if num_processes > 1:
+        with pytest.raises(ValueError, match=r"must be of one kind, got \(7, 8\).*; \(8, 8\)"):
+            ClassStatistics.from_features(features, labels, 7 + rank).merge_processes()
 
 
 def look_at_shares(rank: int, *_: Any) -> None:

@@ -914,9 +914,10 @@ def test_damaged_files_are_refused_with_a_value_error(
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_processes_merge_into_what_one_process_has(tmp_path: Path) -> None:
-    """Also where one process has no sample at all: the other must not wait for it for ever."""
-    run_processes(merge_shares, tmp_path)
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_processes_merge_into_what_one_process_has(tmp_path: Path, num_processes: int) -> None:
+    """Also where one process has no sample at all: the others must not wait for it for ever."""
+    run_processes(merge_shares, tmp_path, num_processes)
 
 
 def test_a_single_process_merges_with_nobody() -> None:
@@ -951,3 +952,20 @@ def test_a_gpu_reports_bad_values_at_the_end(name: str) -> None:
     accumulator.update(features.cuda(), labels.cuda())
     with pytest.raises(error, match="must"):
         accumulator.result()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("scatter", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_update_does_not_wait_for_a_gpu(scatter: bool, dtype: torch.dtype) -> None:
+    accumulator = StatisticsAccumulator(10, 300, scatter=scatter, device="cuda")
+    features = torch.randn(5000, 300, device="cuda").to(dtype)
+    labels = torch.randint(10, (5000,), device="cuda")
+    accumulator.update(features, labels)  # the first batch makes the anchors
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        accumulator.update(features, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert accumulator.num_samples == 10_000

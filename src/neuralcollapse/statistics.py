@@ -4,7 +4,6 @@ Every metric of this library is a function of `ClassStatistics`. An accumulator 
 batches; statistics of parts of the data merge into the statistics of the whole.
 """
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -171,22 +170,59 @@ class ClassStatistics:
     def merge_processes(self) -> "ClassStatistics":
         """These statistics merged with those of all other processes of torch.distributed.
 
-        Every process must call it and gets the same result; without other processes it is these
-        statistics.
+        Every process must call it and gets the same result, bit for bit; without other processes
+        it is these statistics. What is exchanged are sums, in memory for the statistics of one
+        process and not of all.
+
+        Raises:
+            ValueError: in every process, if the statistics do not fit together.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self
-        gathered: dict[str, list[Tensor]] = {}
-        for name in ("counts", "means", "spread", "scatter"):
-            value = getattr(self, name)
-            if value is not None:
-                gathered[name] = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-                dist.all_gather(gathered[name], value.contiguous())
-        parts = [
-            ClassStatistics(**dict(zip(gathered, values, strict=True)))
-            for values in zip(*gathered.values(), strict=True)
-        ]
-        return functools.reduce(ClassStatistics.merge, parts)
+        home = self.means.device
+        if dist.get_backend() == "nccl" and home.type != "cuda":
+            return self.to("cuda").merge_processes().to(home)
+        self._check_processes()
+        rank, world = dist.get_rank(), dist.get_world_size()
+        counts = self.counts.clone()
+        dist.all_reduce(counts)
+        # Means relative to those of the first process that has seen a class: where all agree, no
+        # rounding of shares makes them differ.
+        first = torch.where(self.seen, rank, world)
+        dist.all_reduce(first, dist.ReduceOp.MIN)
+        origin = torch.where((first == rank)[:, None], self.means, 0.0)
+        dist.all_reduce(origin)
+        gap = torch.where(self.seen[:, None], self.means - origin, 0.0)
+        share = self.counts.to(gap.dtype) / counts.clamp(min=1)
+        moved = share[:, None] * gap
+        dist.all_reduce(moved)
+        gap = torch.where(self.seen[:, None], gap - moved, 0.0)
+        spread = self.spread + self.counts * gap.square().sum(1)
+        dist.all_reduce(spread)
+        means = torch.where((counts > 0)[:, None], origin + moved, torch.nan)
+        scatter = self.scatter
+        if scatter is not None:
+            with FullPrecision(home.type):
+                scatter = scatter + gap.T @ (self.counts[:, None] * gap)
+            dist.all_reduce(scatter)
+        return ClassStatistics(counts, means, spread, scatter)
+
+    def _check_processes(self) -> None:
+        """Raise everywhere if any process has statistics of another kind."""
+        kind = [*self.means.shape, self.means.element_size(), int(self.scatter is not None)]
+        own = torch.tensor(kind, device=self.means.device)
+        kinds = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(kinds, own)
+        found = sorted({tuple(other.tolist()) for other in kinds})
+        if len(found) > 1:
+            listed = "; ".join(
+                f"({k}, {d}) in float{8 * size} {'with' if scatter else 'without'} scatter"
+                for k, d, size, scatter in found
+            )
+            raise ValueError(
+                f"statistics of all processes must be of one kind, got {listed}; accumulate all "
+                "with the same num_classes, dim and scatter"
+            )
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -359,6 +395,8 @@ class StatisticsAccumulator:
             return
         with FullPrecision(self.device.type):
             rows = min(max(_BLOCK_NUMBERS // self.dim, _LEAST_ROWS), _MOST_ROWS)
+            if self.device.type != "cpu":  # a launch costs more there than the cache gains
+                rows = _MOST_ROWS
             buffers = self._room_for(anchors, min(rows, len(features)))
             for start in range(0, len(features), rows):
                 stop = start + rows
