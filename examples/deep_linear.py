@@ -1,21 +1,24 @@
 """Deep linear heads: trained by gradient descent, and held against the geometry predicted for them.
 
-    python examples/deep_linear.py direct        free features, momentum, until nothing moves
-    python examples/deep_linear.py digits        a small network on imbalanced digits
+    python examples/deep_linear.py direct                         # free features, a minute
+    python examples/deep_linear.py network                        # digits, four minutes
+    python examples/deep_linear.py network --data fashion-mnist   # 3000 pictures, twelve minutes
 
-Both print a table and write a page with the curves. `--help` lists the options.
+Each prints a table and writes a page with the curves; `--help` lists the options.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import plotly.graph_objects as go
 import torch
 import typer
+from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -23,10 +26,40 @@ from torch import Tensor, nn
 
 from neuralcollapse import ClassStatistics, DeepLinearHead, SquaredError, nc1
 from neuralcollapse.theory import Prediction, predict
+from neuralcollapse.train.config import TrainConfig
+from neuralcollapse.train.data import load_data
+from pictures import write_page, write_still
+from sweeps import write_results
 
 BALANCED, IMBALANCED = (100, 100, 100, 100), (200, 100, 50, 50)
-DIGITS = (100, 100, 80, 80, 60, 60, 40, 40, 20, 20)
 DEPTHS = (1, 3, 6)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is trained on a data set.
+
+    Attributes:
+        counts: the first so many samples of each class.
+        width: of the hidden layers and of the features.
+        epochs: passes over the samples.
+        batch_size: samples per step; None takes all.
+        learning_rate: of Adam; falls to zero over the epochs as a cosine.
+    """
+
+    counts: tuple[int, ...]
+    width: int
+    epochs: int
+    batch_size: int | None
+    learning_rate: float
+
+
+SETTINGS = {
+    "digits": Setting((100, 100, 80, 80, 60, 60, 40, 40, 20, 20), 128, 2000, None, 3e-3),
+    "fashion-mnist": Setting(
+        (500, 500, 400, 400, 300, 300, 200, 200, 100, 100), 256, 300, 250, 1e-3
+    ),
+}
 COLOURS = {1: "#0072b2", 3: "#d55e00", 6: "#009e73"}
 
 # What is followed, and what it is called in tables and figures.
@@ -37,8 +70,6 @@ SHOWN = {
     "products": "products, with scale",
     "objective": "objective",
 }
-# Plotly's names of the axes of the panels.
-_AXES = ("", "2", "3", "4", "5")
 
 
 @dataclass
@@ -162,64 +193,66 @@ def _operands(
     return features, labels, weight, bias
 
 
-# --- a network on imbalanced digits ---------------------------------------------------------------
+# --- a network on imbalanced pictures -------------------------------------------------------------
 
 
-def imbalanced_digits(counts: Sequence[int] = DIGITS) -> tuple[Tensor, Tensor]:
-    """The first images of each class of scikit-learn's digits, standardised, and their labels."""
-    from sklearn.datasets import load_digits
+def imbalanced_pictures(data: str, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The first pictures of each class of a training part, as vectors, and their labels.
 
-    images, classes = load_digits(return_X_y=True)
-    inputs, labels = torch.from_numpy(images), torch.from_numpy(classes).long()
-    chosen = torch.cat([(labels == k).nonzero()[:count, 0] for k, count in enumerate(counts)])
-    inputs, labels = inputs[chosen], labels[chosen]
-    deviation = inputs.std(0, correction=0)
-    inputs = (inputs - inputs.mean(0)) / torch.where(deviation > 0, deviation, 1.0)
-    return inputs.float(), labels
+    Every pixel has mean zero, all pixels together have deviation one.
+
+    Raises:
+        ValueError: if a class has fewer pictures than asked for.
+    """
+    samples = load_data(TrainConfig(data=data)).train
+    places = [(samples.labels == k).nonzero()[:count, 0] for k, count in enumerate(counts)]
+    if any(len(place) < count for place, count in zip(places, counts, strict=True)):
+        raise ValueError(
+            f"counts must be at most {[len(place) for place in places]} for {data}, got {counts}"
+        )
+    chosen = torch.cat(places)
+    inputs = samples.inputs(chosen).flatten(1).float()
+    inputs = inputs - inputs.mean(0)
+    return inputs / inputs.std(), samples.labels[chosen]
 
 
-def network_on_digits(
+def network(
+    data: str,
     depth: int,
+    setting: Setting,
     *,
-    counts: Sequence[int] = DIGITS,
     head_decay: float | Sequence[float] = 5e-4,
     feature_decay: float = 5e-4,
-    width: int = 128,
-    epochs: int = 1000,
-    batch_size: int | None = None,
-    learning_rate: float = 3e-3,
     seed: int = 0,
     report: Report = _quiet,
 ) -> History:
-    """A small network with a deep linear head without bias, on imbalanced digits, squared error.
+    """A small network with a deep linear head without bias, on imbalanced classes, squared error.
 
     Two hidden ReLU layers and a linear one give the features, which may be negative. Decay acts on
     the features and on each layer of the head, and on nothing else. It is part of the objective, so
     that Adam's scaling of gradients does not change where they vanish.
 
     Args:
+        data: a data set of `neuralcollapse train`.
         depth: number of linear layers of the head.
-        counts: samples per class.
+        setting: counts, width, and how it is trained.
         head_decay: of the layers, from the features on, or one for all.
         feature_decay: lam in (lam / 2) * sum of |h|^2 over the training set; from a batch of B of N
             samples the sum is estimated as N / B times the batch's.
-        width: of the hidden layers and of the features.
-        epochs: passes over the samples.
-        batch_size: samples per step; None takes all.
-        learning_rate: of Adam; falls to zero over the epochs as a cosine.
         seed: of initialisation and order.
         report: called with each epoch.
     """
     torch.manual_seed(seed)
-    inputs, labels = imbalanced_digits(counts)
-    number, pixels = inputs.shape
+    inputs, labels = imbalanced_pictures(data, setting.counts)
+    (number, pixels), width, epochs = inputs.shape, setting.width, setting.epochs
     backbone = nn.Sequential(
         nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
         nn.Linear(width, width),
     )  # fmt: skip
-    head = DeepLinearHead(len(counts), width, depth=depth, bias=False)
+    head = DeepLinearHead(len(setting.counts), width, depth=depth, bias=False)
     decays = list(head_decay) if isinstance(head_decay, Sequence) else [head_decay] * depth
-    optimiser = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=learning_rate)
+    parameters = [*backbone.parameters(), *head.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=setting.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     loss = SquaredError()
 
@@ -232,16 +265,18 @@ def network_on_digits(
             value = value + decay / 2 * layer.square().sum()
         return value
 
-    prediction = predict(counts, depth=depth, weight_decay=decays, feature_decay=feature_decay)
-    history = History(f"digits, seed {seed}", depth, prediction)
+    prediction = predict(
+        setting.counts, depth=depth, weight_decay=decays, feature_decay=feature_decay
+    )
+    history = History(f"{data}, seed {seed}", depth, prediction)
     everything, looks = torch.arange(number), _looks(epochs)
     for epoch in range(epochs + 1):
         if epoch in looks:
             with torch.no_grad():
                 value = float(objective(everything))
                 history.look(epoch, value, backbone(inputs), labels, head)
-        order = everything if batch_size is None else torch.randperm(number)
-        for chosen in order.split(batch_size or number):
+        order = everything if setting.batch_size is None else torch.randperm(number)
+        for chosen in order.split(setting.batch_size or number):
             optimiser.zero_grad()
             objective(chosen).backward()
             optimiser.step()
@@ -266,62 +301,66 @@ def table(histories: Sequence[History], title: str) -> Table:
     return rows
 
 
-def figure(histories: Sequence[History], title: str, unit: str) -> dict[str, Any]:
-    """Distances over time, one panel per quantity, one colour per depth; for plotly."""
-    keys = list(SHOWN)
-    dashes: dict[str, str] = {}
-    data: list[dict[str, Any]] = []
-    shown: set[tuple[str, int]] = set()
+def figure(histories: Sequence[History], title: str, unit: str) -> go.Figure:
+    """Distances over time, one panel per quantity, one colour per depth, a dash per training."""
+    drawn = make_subplots(2, 3, vertical_spacing=0.2, subplot_titles=list(SHOWN.values()))
+    styles = ("solid", "dash", "dot", "dashdot")
+    names = list(dict.fromkeys(history.name for history in histories))
+    labelled: set[tuple[str, int]] = set()
     for history in histories:
-        styles = ("solid", "dash", "dot", "dashdot")
-        dash = dashes.setdefault(history.name, styles[len(dashes) % len(styles)])
-        for axis, key in zip(_AXES, keys, strict=False):
-            label = (history.name, history.depth)
-            data.append(
-                {
-                    "type": "scatter", "mode": "lines",
-                    "x": [step + 1 for step in history.steps],
-                    # Rounding may leave an objective a little below its prediction.
-                    "y": [value if value > 0 else None for value in history.distances[key]],
-                    "xaxis": f"x{axis}", "yaxis": f"y{axis}",
-                    "line": {"color": COLOURS.get(history.depth, "#888888"), "dash": dash},
-                    "name": f"{history.depth} layers, {history.name}",
-                    "legendgroup": str(label), "showlegend": label not in shown,
-                }
-            )  # fmt: skip
-            shown.add(label)
+        label = (history.name, history.depth)
+        for place, key in enumerate(SHOWN):
+            curve = go.Scatter(
+                x=[step + 1 for step in history.steps],
+                # Rounding may leave an objective a little below its prediction.
+                y=[value if value > 0 else None for value in history.distances[key]],
+                mode="lines",
+                line={
+                    "color": COLOURS.get(history.depth, "#888888"),
+                    "dash": styles[names.index(history.name) % len(styles)],
+                },
+                name=f"{history.depth} layer{'s' if history.depth > 1 else ''}, {history.name}",
+                legendgroup=str(label),
+                showlegend=place == 0 and label not in labelled,
+            )
+            drawn.add_trace(curve, row=place // 3 + 1, col=place % 3 + 1)
+        labelled.add(label)
+    power = {"type": "log", "exponentformat": "power", "gridcolor": "#dddddd", "zeroline": False}
+    drawn.update_xaxes(title={"text": f"{unit} + 1"}, dtick=1, **power)
+    drawn.update_yaxes(**power)
     # Two rows of three places; the sixth is the legend's.
-    layout: dict[str, Any] = {
-        "title": {"text": title}, "height": 720, "template": "plotly_white",
-        "grid": {"rows": 2, "columns": 3, "pattern": "independent"},
-        "legend": {"x": 0.74, "y": 0.38, "font": {"size": 10}},
-        "annotations": [],
-    }  # fmt: skip
-    for axis, key in zip(_AXES, keys, strict=False):
-        layout[f"xaxis{axis}"] = {
-            "type": "log", "title": {"text": unit}, "exponentformat": "power", "dtick": 1,
-        }  # fmt: skip
-        layout[f"yaxis{axis}"] = {"type": "log", "exponentformat": "power"}
-        layout["annotations"].append(
-            {
-                "text": SHOWN[key], "showarrow": False, "xref": f"x{axis} domain",
-                "yref": f"y{axis} domain", "x": 0.5, "y": 1.08,
-            }
-        )  # fmt: skip
-    return {"data": data, "layout": layout}
+    drawn.update_layout(
+        title={"text": title, "font": {"size": 14}},
+        width=1000,
+        height=620,
+        legend={
+            "x": 0.71,
+            "y": 0.4,
+            "yanchor": "top",
+            "tracegroupgap": 0,
+            "font": {"size": 10},
+        },
+        font={"family": "sans-serif", "size": 12},
+        margin={"l": 60, "r": 10, "t": 70, "b": 50},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+    )
+    return drawn
 
 
-def write_figure(drawn: dict[str, Any], path: Path) -> None:
-    """One page that needs nothing else, and a picture beside it where kaleido is installed."""
-    import importlib.util
-
-    import plotly.graph_objects as go
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = go.Figure(drawn)
-    picture.write_html(path, include_plotlyjs=True)
-    if importlib.util.find_spec("kaleido") is not None:
-        picture.write_image(path.with_suffix(".png"), width=1200, height=720)
+def results(histories: Sequence[History]) -> list[dict[str, Any]]:
+    """What each training ended with, as plain values."""
+    return [
+        {
+            "name": history.name,
+            "depth": history.depth,
+            "steps": history.steps[-1],
+            "start": {key: values[0] for key, values in history.distances.items()},
+            "end": {key: values[-1] for key, values in history.distances.items()},
+            "verdicts": history.verdicts,
+        }
+        for history in histories
+    ]
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -329,7 +368,10 @@ def write_figure(drawn: dict[str, Any], path: Path) -> None:
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
 
 Depths = Annotated[list[int], typer.Option("--depth", help="Number of linear layers; repeatable.")]
-Out = Annotated[Path, typer.Option(help="Folder for the page with the curves.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results and the page with the curves.")]
+Pictures = Annotated[
+    Path | None, typer.Option(help="Folder for the results and a still picture too.")
+]
 
 
 def _watched(
@@ -341,10 +383,18 @@ def _watched(
         yield job(lambda step, task=task: progress.update(task, completed=step))
 
 
-def _finish(histories: list[History], title: str, unit: str, path: Path) -> None:
+def _finish(
+    histories: list[History], title: str, unit: str, name: str, out: Path, pictures: Path | None
+) -> None:
     Console(width=None if Console().is_terminal else 140).print(table(histories, title))
-    write_figure(figure(histories, title, unit), path)
-    typer.echo(f"wrote {path}")
+    drawn = figure(histories, title, unit)
+    write_page(drawn, out / f"{name}.html")
+    content = {"title": title, "runs": results(histories)}
+    write_results(out / f"{name}.json", content)
+    if pictures is not None:
+        write_results(pictures / f"deep-linear-{name}.json", content)
+        write_still(drawn, pictures / f"deep-linear-{name}.svg")
+    typer.echo(f"results and the page are in {out}")
 
 
 @app.command("direct")
@@ -356,13 +406,13 @@ def direct_command(
     decay: Annotated[float, typer.Option(help="Of features and layers.")] = 5e-4,
     seed: Annotated[int, typer.Option(help="Of the random start.")] = 0,
     out: Out = Path("runs/deep-linear"),
+    pictures: Pictures = None,
 ) -> None:
     """Free features: balanced and imbalanced, with and without a bias."""
     jobs: list[tuple[str, int, Callable[[Report], History]]] = []
     for counts in (BALANCED, IMBALANCED):
         for bias in ("none", "free"):
             for layers in depth:
-                label = f"{counts}, bias {bias}, {layers} layers"
 
                 def job(
                     report: Report,
@@ -375,40 +425,46 @@ def direct_command(
                         learning_rate=learning_rate, seed=seed, report=report,
                     )  # fmt: skip
 
-                jobs.append((label, steps, job))
+                jobs.append((f"{counts}, bias {bias}, {layers} layers", steps, job))
     with Progress(console=Console(stderr=True)) as progress:
         histories = list(_watched(progress, jobs))
     title = f"Free features, decay {decay:g}: distances to the prediction"
-    _finish(histories, title, "steps", out / "direct.html")
+    _finish(histories, title, "steps", "direct", out, pictures)
 
 
-@app.command("digits")
-def digits_command(
+@app.command("network")
+def network_command(
+    data: Annotated[str, typer.Option(help=f"{' or '.join(SETTINGS)}.")] = "digits",
     depth: Depths = list(DEPTHS),  # noqa: B006
-    epochs: Annotated[int, typer.Option(help="Passes over the samples.")] = 1000,
-    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 2,
-    width: Annotated[int, typer.Option(help="Of hidden layers and features.")] = 128,
-    batch_size: Annotated[int | None, typer.Option(help="All samples by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the samples.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+    width: Annotated[int | None, typer.Option(help="Of hidden layers and features.")] = None,
     head_decay: Annotated[float, typer.Option(help="Of each layer of the head.")] = 5e-4,
     feature_decay: Annotated[float, typer.Option(help="Of the features.")] = 5e-4,
     out: Out = Path("runs/deep-linear"),
+    pictures: Pictures = None,
 ) -> None:
-    """A small network on digits with 100 to 20 images per class."""
+    """A small network on imbalanced pictures, 100 to 20 digits or 500 to 100 clothes a class."""
+    if data not in SETTINGS:
+        raise typer.BadParameter(f"data must be one of {', '.join(SETTINGS)}, got {data}")
+    given = {"epochs": epochs, "width": width}
+    setting = replace(SETTINGS[data], **{k: v for k, v in given.items() if v is not None})
     jobs: list[tuple[str, int, Callable[[Report], History]]] = []
     for layers in depth:
         for seed in range(seeds):
 
             def job(report: Report, layers: int = layers, seed: int = seed) -> History:
-                return network_on_digits(
-                    layers, head_decay=head_decay, feature_decay=feature_decay, width=width,
-                    epochs=epochs, batch_size=batch_size, seed=seed, report=report,
+                return network(
+                    data, layers, setting, head_decay=head_decay, feature_decay=feature_decay,
+                    seed=seed, report=report,
                 )  # fmt: skip
 
-            jobs.append((f"digits, {layers} layers, seed {seed}", epochs, job))
+            jobs.append((f"{data}, {layers} layers, seed {seed}", setting.epochs, job))
     with Progress(console=Console(stderr=True)) as progress:
         histories = list(_watched(progress, jobs))
-    title = "Imbalanced digits, deep linear head: distances to the prediction"
-    _finish(histories, title, "epochs", out / "digits.html")
+    largest, least = max(setting.counts), min(setting.counts)
+    title = f"{data}, {largest} to {least} a class: distances to the prediction"
+    _finish(histories, title, "epochs", data, out, pictures)
 
 
 if __name__ == "__main__":

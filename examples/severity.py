@@ -1,11 +1,16 @@
 """Do mistakes fall nearer the truth? Six ways to train and two to decide, over several seeds.
 
 Each method is trained from the same seeds on the same samples. What is compared is the last epoch
-on the test set; nothing is selected on it, and the hyper-parameters below stand before anything
-runs: those of published runs for CIFAR-100 where there are some, else the defaults. Runs that are
-there already are not trained again, so that an interrupted comparison goes on where it stopped.
+on the test set, on which nothing is selected. Without --select every method runs with the first of
+its candidates below, which stood before anything ran: the hyper-parameters of published runs for
+CIFAR-100 where there are some, else the defaults. With --select N the candidate is taken whose
+mistakes on the validation set are the least severe, by the mean over the first N seeds, among those
+that are at most half a point less accurate there than cross entropy, or the most accurate if none
+is. Runs that are there already are not trained again, so that an interrupted comparison goes on
+where it stopped.
 
     python examples/severity.py                          # Fashion-MNIST, 4000 samples, 5 seeds
+    python examples/severity.py --data wordnet --limit 0 --batch-size 128 --select 2
     python examples/severity.py --data imagefolder --data-root birds --hierarchy birds.csv \
         --limit 0 --epochs 100 --backbone resnet18
 """
@@ -31,15 +36,27 @@ from neuralcollapse.train.loop import create_run, train
 from neuralcollapse.train.network import class_hierarchy, load_network
 from neuralcollapse.train.samples import EpochOrder, loader
 
-FRAME = "hierarchy:decay_rate=2"
-# What is trained, by name: the options that differ.
-TRAININGS: Mapping[str, Mapping[str, Any]] = {
-    "cross entropy": {"loss": "cross-entropy"},
-    "soft labels": {"loss": "soft-labels:sharpness=10"},
-    "hierarchical cross entropy": {"loss": "hierarchical-cross-entropy:depth_decay=0.4"},
-    "fixed simplex": {"loss": "cross-entropy", "head": "fixed", "frame": "simplex"},
-    "hierarchy frame": {"loss": "cross-entropy", "head": "fixed", "frame": FRAME},
-    "hierarchy frame + cosine term": {"loss": "frame-cosine:mixing=0.4", "frame": FRAME},
+Candidate = Mapping[str, Any]
+
+
+def framed(loss: str, decay_rate: float) -> Candidate:
+    """A loss with a fixed frame of the hierarchy."""
+    return {"loss": loss, "head": "fixed", "frame": f"hierarchy:decay_rate={decay_rate:g}"}
+
+
+# What is trained, by name: the options that differ, one or more candidates, the published first.
+TRAININGS: Mapping[str, Sequence[Candidate]] = {
+    "cross entropy": [{"loss": "cross-entropy"}],
+    "soft labels": [{"loss": f"soft-labels:sharpness={value}"} for value in (10, 5, 20)],
+    "hierarchical cross entropy": [
+        {"loss": f"hierarchical-cross-entropy:depth_decay={value}"} for value in (0.4, 0.2, 0.1)
+    ],
+    "fixed simplex": [{"loss": "cross-entropy", "head": "fixed", "frame": "simplex"}],
+    "hierarchy frame": [framed("cross-entropy", rate) for rate in (2, 1, 4)],
+    "hierarchy frame + cosine term": [
+        framed(f"frame-cosine:mixing={mixing}", rate)
+        for mixing, rate in ((0.4, 2), (0.4, 1), (0.4, 4), (0.6, 4), (0.8, 2))
+    ],
 }
 # Whose decisions are also made by the least expected distance.
 MINIMUM_RISK = ("cross entropy", "hierarchy frame + cosine term")
@@ -52,6 +69,8 @@ COLUMNS = {
     "calibration_error": "calibration %",
 }
 BASELINE = "cross entropy"
+# How much less accurate than the baseline a candidate may be on the validation set.
+TOLERATED = 0.005
 
 
 @dataclass(frozen=True)
@@ -77,22 +96,79 @@ class Interval:
 Outcomes = dict[str, list[dict[str, float]]]
 
 
-def outcomes(base: TrainConfig, out: Path, seeds: int, *, progress: bool = True) -> Outcomes:
+@dataclass(frozen=True)
+class Comparison:
+    """What is the same for all methods.
+
+    Attributes:
+        base: the options they share.
+        out: folder of the runs.
+        data: of the options.
+        progress: whether to show progress.
+    """
+
+    base: TrainConfig
+    out: Path
+    data: Data
+    progress: bool = True
+
+    def config(self, candidate: Candidate, seed: int) -> TrainConfig:
+        """The whole configuration of one run."""
+        values = {**self.base.to_values(), **candidate, "seed": seed}
+        (config,) = TrainConfig.from_values(values).methods()
+        return config
+
+    def run(self, config: TrainConfig) -> Run:
+        """The run of a configuration, trained to its end if it is not."""
+        folder = self.out / config.slug / f"seed-{config.seed}"
+        return trained(folder, config, self.data, progress=self.progress)
+
+    def on_validation(self, candidate: Candidate, seeds: int) -> dict[str, float]:
+        """Mean numbers of the validation set over some seeds."""
+        runs = [self.run(self.config(candidate, seed)) for seed in range(seeds)]
+        rows = [numbers(run.rows()[-1]["mistakes"]["validation"]["values"]) for run in runs]
+        return {key: sum(row[key] for row in rows) / len(rows) for key in COLUMNS}
+
+    def selected(self, seeds: int) -> dict[str, Candidate]:
+        """The candidate of each method that is best on the validation set, which is told."""
+        means: dict[str, list[dict[str, float]]] = {}
+        for name, candidates in TRAININGS.items():
+            means[name] = [self.on_validation(candidate, seeds) for candidate in candidates]
+            for candidate, row in zip(candidates, means[name], strict=True):
+                told = f"accuracy {row['accuracy']:.2%}, severity {row['mistake_severity']:.4g}"
+                print(f"validation: {self.config(candidate, 0).label}: {told}", flush=True)
+        least = means[BASELINE][0]["accuracy"] - TOLERATED
+        places = {name: best_place(rows, least) for name, rows in means.items()}
+        return {name: TRAININGS[name][place] for name, place in places.items()}
+
+
+def best_place(rows: Sequence[Mapping[str, float]], least: float) -> int:
+    """Which row is the least severe of those of some accuracy, else the most accurate."""
+    fit = [place for place, row in enumerate(rows) if row["accuracy"] >= least]
+    if fit:
+        return min(fit, key=lambda place: rows[place]["mistake_severity"])
+    return max(range(len(rows)), key=lambda place: rows[place]["accuracy"])
+
+
+def outcomes(
+    base: TrainConfig, out: Path, seeds: int, select: int = 0, *, progress: bool = True
+) -> Outcomes:
     """Metrics of the test set by method, one mapping per seed; trains what is not there yet."""
-    data = load_data(base)
+    comparison = Comparison(base, out, load_data(base), progress)
+    chosen = {name: candidates[0] for name, candidates in TRAININGS.items()}
+    if select:
+        chosen = comparison.selected(select)
     found: Outcomes = {name: [] for name in TRAININGS}
     found |= {f"{name}, minimum risk": [] for name in MINIMUM_RISK}
     for seed in range(seeds):
-        for name, options in TRAININGS.items():
-            values = {**base.to_values(), **options, "seed": seed}
-            (config,) = TrainConfig.from_values(values).methods()
-            folder = out / name.replace(" ", "-") / f"seed-{seed}"
-            run = trained(folder, config, data, progress=progress)
+        for name, candidate in chosen.items():
+            config = comparison.config(candidate, seed)
+            run = comparison.run(config)
             found[name].append(numbers(run.rows()[-1]["mistakes"]["test"]["values"]))
             if name in MINIMUM_RISK:
-                kept = folder / "minimum-risk.json"
+                kept = run.path / "minimum-risk.json"
                 if not kept.is_file():
-                    write_json(kept, at_minimum_risk(run, config, data).to_dict())
+                    write_json(kept, at_minimum_risk(run, config, comparison.data).to_dict())
                 found[f"{name}, minimum risk"].append(numbers(read_json(kept)["values"]))
     return found
 
@@ -162,25 +238,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--data-root")
-    parser.add_argument("--hierarchy", default="fashion-mnist")
+    parser.add_argument("--hierarchy", help="by default that of the data")
     parser.add_argument("--distances", default="lca_height")
     parser.add_argument("--limit", type=int, default=4000, help="training samples; 0: all")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--backbone", default="auto")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--select", type=int, default=0, help="seeds to select candidates by")
     parser.add_argument("--out", type=Path, default=Path("runs/severity"))
     options = parser.parse_args()
     base = TrainConfig(
         data=options.data,
         data_root=options.data_root,
-        hierarchy=options.hierarchy,
+        hierarchy=options.hierarchy or options.data,
         distances=options.distances,
         limit=options.limit or None,
         epochs=options.epochs,
+        batch_size=options.batch_size,
         backbone=options.backbone,
         measure=False,
     )
-    print(table(outcomes(base, options.out, options.seeds)))
+    print(table(outcomes(base, options.out, options.seeds, options.select)))
 
 
 if __name__ == "__main__":

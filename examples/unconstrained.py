@@ -10,7 +10,8 @@ Losses: "mhe", "mhs" and "mgd" are the forms of `HUG`; "mhe squared" has squared
 classes; "nce" is normalised cross entropy. The last two and "mgd" are smooth, and L-BFGS minimises
 them, features and proxies together, so with `detach_proxies=False`. "mhe" and "mhs" have kinks at
 their optimum, where L-BFGS stalls: they are descended with steps that fall geometrically, and
-proxies are detached if they are learned or fixed.
+proxies are detached if they are learned or fixed. "mgd" between class means is descended so first,
+with the means detached: attached, a sample opposite to its mean can be a local minimum.
 
 Proxies: learned freely; a fixed frame; that frame rotated, where the rotation is learned; class
 means of the batch (none at all); their moving averages. Averages are a state and no variable: there
@@ -219,6 +220,10 @@ def run(
     features = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
     world = World(nn.Parameter(directions(features)), labels, head, generator)
     if loss in SMOOTH:
+        if loss == "mgd" and proxies in FROM_FEATURES:
+            # Attached, a sample that leaves its place opposite the others' turns the mean as well.
+            first = HUG("mgd", 10 * PER_CLASS, detach_proxies=True)
+            descend(world, first, falling(num_classes, *STEPS_FIRST, steps))
         # What the temperature falls to where no simplex fits.
         coldest = (WARM, COLD) if num_classes > dim + 1 else (WARM, WARM)
         for temperature in coldest:
@@ -248,19 +253,23 @@ def run(
 
 
 WARM, COLD = 0.5, 0.2
-# How often averages move on, and the steps that features take between.
-ROUNDS, STEPS_OF_ROUND = 40, 10
+# How often averages move on at most, the steps that features take between, and what counts as rest.
+ROUNDS, STEPS_OF_ROUND, REST = 1000, 10, 1e-9
 
 
 def minimise_smooth(world: World, loss: AbstractLoss, steps: int) -> None:
     """L-BFGS on all variables; moving averages stand still within a round."""
     if isinstance(world.head, ClassMeanHead) and world.head.momentum:
+        before = torch.full_like(world.features, torch.inf)
         for _ in range(ROUNDS):
             still = {name: value.clone() for name, value in world.head.named_buffers()}
             lbfgs(world, loss, STEPS_OF_ROUND, still)
             world.renormalise()
             world.head.load_state_dict(still)
             world.backward(loss)
+            if float((world.features.detach() - before).abs().max()) < REST:
+                break
+            before = world.features.detach().clone()
     else:
         lbfgs(world, loss, steps, {})
 
@@ -297,10 +306,14 @@ def descend(world: World, loss: AbstractLoss, sizes: Iterable[float]) -> None:
         world.renormalise()
 
 
+# Averages lag behind: so many times the steps.
+LAG = 4
 # The first and the last step size, times the number of classes: each moves by its share of a mean.
 STEPS = {"mhe": (0.3, 1e-5), "mhs": (1e-2, 1e-9)}
+# Before L-BFGS between class means.
+STEPS_FIRST = (0.3, 1e-2)
 # Class means feel jumps of the pull within classes, so they need more time at middling sizes.
-STEPS_FROM_FEATURES = {"mhe": (1.0, 1e-4), "mhs": (1e-2, 1e-8)}
+STEPS_FROM_FEATURES = {"mhe": (1.0, 1e-4), "mhs": (1e-2, 3e-9)}
 
 
 def step_sizes(num_classes: int, loss: Loss, proxies: str, steps: int) -> Iterator[float]:
@@ -309,6 +322,13 @@ def step_sizes(num_classes: int, loss: Loss, proxies: str, steps: int) -> Iterat
     if loss == "mhs" and proxies not in ("fixed", "rotated"):
         # One pair moves at a time, and there are many.
         steps = max(steps, steps // 15 * num_classes * (num_classes - 1) // 2)
+    if proxies == "moving averages":
+        steps *= LAG
+    return falling(num_classes, first, last, steps)
+
+
+def falling(num_classes: int, first: float, last: float, steps: int) -> Iterator[float]:
+    """Step sizes from the first to the last, geometrically, times the number of classes."""
     for step in range(steps):
         yield num_classes * first * (last / first) ** (step / max(steps - 1, 1))
 

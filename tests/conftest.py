@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported, and for every process that a test starts: two threads beside any busy
@@ -28,10 +30,17 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") else "local")
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that nobody has made yet, under one that is there."""
+    folder = tmp_path_factory.mktemp("solved")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """What somebody solved for on this machine must not decide a test."""
-    monkeypatch.setenv("NEURALCOLLAPSE_CACHE", str(tmp_path / "solved"))
+    monkeypatch.setenv("NEURALCOLLAPSE_CACHE", str(next(_caches)))
 
 
 @pytest.fixture

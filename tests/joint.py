@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from neuralcollapse import HUG, ClassMeanHead, NormalizedCrossEntropy
@@ -72,12 +71,7 @@ def stepped(name: str, share: Tensor) -> list[Tensor | None]:
     return [value.detach(), rows.grad, proxies.grad, None if head is None else head.means]
 
 
-def step_shares(rank: int, world: int, folder: str) -> None:
+def step_shares(rank: int, _world: int, folder: str) -> None:
     """Every case on this process's share of the batch; keeps what came out."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
-    )
     found = {name: stepped(name, shares[rank]) for name, (_, _, shares) in CASES.items()}
     torch.save(found, f"{folder}/result-{rank}.pt")
-    dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Nothing without a row: every loss, frame, head and metric has a case, and the face names all."""
+"""Nothing without a row: losses, frames, heads, metrics, closed forms; and the face names all."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ from neuralcollapse.heads import HEADS, AbstractHead
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.losses import LOSSES, AbstractLoss
 from neuralcollapse.metrics import METRICS, MISTAKE_METRICS, Metric
+from neuralcollapse.theory import (
+    Prediction,
+    cross_entropy,
+    deep_cross_entropy,
+    predict,
+    rectified,
+    squared_error,
+)
+from neuralcollapse.theory.problem import Problem
 
 # The base file of a folder and its gatherer hold what the others are made of.
 BASES = {"loss", "frame", "head", "pairs", "table"}
@@ -110,6 +119,26 @@ def test_every_metric_has_a_row_and_a_case() -> None:
     assert defined == {*keys, *mistakes, *cases.METRIC_PARTS}
     assert len(defined) == len(keys) + len(mistakes) + len(cases.METRIC_PARTS)
     assert {*keys} == {*cases.METRIC_CASES}
+
+
+def test_every_closed_form_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each function of theory that answers a question of `predict` is asked by a row."""
+    forms, asked = set(), set()
+    for module in (cross_entropy, deep_cross_entropy, rectified, squared_error):
+        for name, form in public(module).items():
+            if inspect.signature(form).return_annotation is not Prediction:
+                continue
+            forms.add(form)
+
+            def answer(problem: Problem, form: Any = form) -> Prediction:
+                asked.add(form)
+                return form(problem)
+
+            monkeypatch.setattr(module, name, answer)
+    for case in cases.PREDICTION_CASES:
+        predict(**case.arguments)
+    assert forms == asked
+    assert len(forms) >= 10
 
 
 def test_every_break_is_seen_and_every_metric_is_blind_to_something() -> None:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+import severity
 from neuralcollapse.train.config import TrainConfig
-
-PATH = Path(__file__).parents[1] / "examples" / "severity.py"
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("example_severity", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from neuralcollapse.train.data import load_data
+from records import change_rows
 
 
 @pytest.fixture
@@ -49,11 +35,11 @@ def small(tmp_path: Path) -> TrainConfig:
 
 
 def test_every_method_is_compared_and_nothing_is_trained_twice(
-    example: ModuleType, small: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = example.outcomes(small, tmp_path / "out", 2, progress=False)
+    found = severity.outcomes(small, tmp_path / "out", 2, progress=False)
     assert list(found) == [
-        *example.TRAININGS,
+        *severity.TRAININGS,
         "cross entropy, minimum risk",
         "hierarchy frame + cosine term, minimum risk",
     ]
@@ -68,20 +54,45 @@ def test_every_method_is_compared_and_nothing_is_trained_twice(
     def never(*_: object) -> None:
         raise AssertionError("trained or evaluated again")
 
-    monkeypatch.setattr(example, "create_run", never)
-    monkeypatch.setattr(example, "at_minimum_risk", never)
-    assert example.outcomes(small, tmp_path / "out", 2, progress=False) == found
+    monkeypatch.setattr(severity, "create_run", never)
+    monkeypatch.setattr(severity, "at_minimum_risk", never)
+    assert severity.outcomes(small, tmp_path / "out", 2, progress=False) == found
 
-    shown = example.table(found)
+    shown = severity.table(found)
     assert len(shown.splitlines()) == 2 + len(found)
     changed = TrainConfig.from_values({**small.to_values(), "epochs": 3})
     with pytest.raises(ValueError, match=r"epochs must stay 2 in .*, got 3; choose another --out"):
-        example.outcomes(changed, tmp_path / "out", 2, progress=False)
+        severity.outcomes(changed, tmp_path / "out", 2, progress=False)
 
 
-def test_intervals_are_students(example: ModuleType) -> None:
+def test_selection_looks_at_validation_alone(
+    small: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(0.9, 2.0), (0.8, 1.0), (0.895, 1.5), (0.894, 1.2)]
+    named = [{"accuracy": a, "mistake_severity": s} for a, s in rows]
+    assert severity.best_place(named, 0.895) == 2
+    assert severity.best_place(named, 0.91) == 0
+    monkeypatch.setattr(
+        severity,
+        "TRAININGS",
+        {
+            "cross entropy": [{"loss": "cross-entropy"}],
+            "soft labels": [{"loss": f"soft-labels:sharpness={value}"} for value in (0.1, 10)],
+        },
+    )
+    comparison = severity.Comparison(small, tmp_path / "out", load_data(small), progress=False)
+    for candidates in severity.TRAININGS.values():
+        for candidate in candidates:
+            run = comparison.run(comparison.config(candidate, 0))
+            # Were the test set looked at, this would be an error.
+            change_rows(run, lambda row: row["mistakes"].pop("test"))
+    # Labels that are nearly even teach nothing.
+    assert comparison.selected(1)["soft labels"] == {"loss": "soft-labels:sharpness=10"}
+
+
+def test_intervals_are_students() -> None:
     """For 1, 2, 3: mean 2, deviation 1, and 4.3027 is the table's 97.5 % point at 2 degrees."""
-    interval = example.Interval.of([1.0, 2.0, 3.0])
+    interval = severity.Interval.of([1.0, 2.0, 3.0])
     assert interval.mean == 2
     assert interval.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
-    assert math.isnan(example.Interval.of([1.0]).half)
+    assert math.isnan(severity.Interval.of([1.0]).half)

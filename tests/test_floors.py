@@ -22,6 +22,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 FLOORS = {
     "checks": 1,
     "files": 1,
+    "gram": 1,
     "precision": 1,
     "processes": 1,
     "scalars": 1,
@@ -51,12 +52,13 @@ FLOORS = {
     "integrations": 7,
     "ood": 7,
     "shards": 7,
+    "cluster": 8,
     "record": 7,
     "report": 8,
     "train": 8,
     "cli": 9,
 }
-BASES = {"heads": "head", "integrations": "extra", "losses": "loss", "metrics": "pairs"}
+BASES = {"heads": "head", "integrations": "adapter", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
 OPEN_FOLDERS = {"frames", "hierarchy", "theory", "ood", "train", "report", "cli"}
 

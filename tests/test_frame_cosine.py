@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import cosine_term
 from neuralcollapse import CrossEntropy, FrameCosine, hierarchy_frame, simplex_etf
 from neuralcollapse.hierarchy import Hierarchy
 
@@ -20,20 +17,7 @@ VECTORS = hierarchy_frame(BINARY, decay_rate=2.0, dtype=torch.float64).vectors
 LABELS = torch.arange(4)
 
 
-@pytest.fixture(scope="module")
-def experiment() -> Any:
-    """The module examples/cosine_term.py."""
-    path = Path(__file__).parents[1] / "examples" / "cosine_term.py"
-    spec = importlib.util.spec_from_file_location("cosine_term", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cosine_term"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-def cosine_term(features: Tensor, labels: Tensor, weight: Tensor) -> float:
+def term(features: Tensor, labels: Tensor, weight: Tensor) -> float:
     return float(FrameCosine(mixing=1.0).terms(features, labels, weight)["frame_cosine"])
 
 
@@ -44,18 +28,18 @@ def normal(*shape: int) -> Tensor:
 
 def test_positive_multiples_of_the_vectors_cost_nothing() -> None:
     for length in (1e-6, 1.0, 40.0):
-        assert cosine_term(length * VECTORS, LABELS, VECTORS) == pytest.approx(0, abs=1e-28)
-        assert cosine_term(length * VECTORS, LABELS, 3 * VECTORS) == pytest.approx(0, abs=1e-28)
-    assert cosine_term(-VECTORS, LABELS, VECTORS) > 1
-    assert cosine_term(VECTORS[[1, 0, 2, 3]], LABELS, VECTORS) > 1
+        assert term(length * VECTORS, LABELS, VECTORS) == pytest.approx(0, abs=1e-28)
+        assert term(length * VECTORS, LABELS, 3 * VECTORS) == pytest.approx(0, abs=1e-28)
+    assert term(-VECTORS, LABELS, VECTORS) > 1
+    assert term(VECTORS[[1, 0, 2, 3]], LABELS, VECTORS) > 1
 
 
 def test_a_sibling_costs_less_than_a_stranger() -> None:
     """Each in closed form: the squared differences of two rows of the Gram matrix."""
     near, far = -0.0707329, -0.4646335
     own = torch.tensor([0])
-    sibling = cosine_term(VECTORS[[1]], own, VECTORS)
-    stranger = cosine_term(VECTORS[[2]], own, VECTORS)
+    sibling = term(VECTORS[[1]], own, VECTORS)
+    stranger = term(VECTORS[[2]], own, VECTORS)
     assert sibling == pytest.approx(2 * (1 - near) ** 2, rel=1e-6)
     assert stranger == pytest.approx(2 * (1 - far) ** 2 + 2 * (near - far) ** 2, rel=1e-6)
     assert sibling < stranger
@@ -73,7 +57,7 @@ def test_the_gradient_is_orthogonal_to_the_feature() -> None:
 
 
 def test_a_zero_feature_costs_the_squares_of_the_own_row() -> None:
-    found = cosine_term(torch.zeros(1, 3).double(), torch.tensor([0]), VECTORS)
+    found = term(torch.zeros(1, 3).double(), torch.tensor([0]), VECTORS)
     assert found == pytest.approx(1 + 0.0707329**2 + 2 * 0.4646335**2, rel=1e-6)
 
 
@@ -83,14 +67,14 @@ def test_the_halves_are_mixed_as_published(mixing: float, share: float) -> None:
     terms = FrameCosine(mixing).terms(features, labels, VECTORS)
     plain = float(CrossEntropy()(features, labels, VECTORS))
     assert float(terms["cross_entropy"]) == pytest.approx(share * plain, rel=1e-14)
-    whole = mixing * cosine_term(features, labels, VECTORS)
+    whole = mixing * term(features, labels, VECTORS)
     assert float(terms["frame_cosine"]) == pytest.approx(whole, rel=1e-14)
 
 
 def test_half_precision_is_precise_near_the_optimum() -> None:
     """The difference is taken before the product: its square keeps its digits under autocast."""
     features = (VECTORS + 1e-3 * normal(4, 3)).float()
-    exact = cosine_term(features.double(), LABELS, VECTORS)
+    exact = term(features.double(), LABELS, VECTORS)
     with torch.autocast("cpu", torch.bfloat16):
         found = FrameCosine(mixing=1.0).terms(features, LABELS, VECTORS.float())["frame_cosine"]
     assert found.dtype == torch.float32
@@ -140,11 +124,11 @@ def test_mixings_out_of_range_are_refused() -> None:
 # --- what it is for -------------------------------------------------------------------------------
 
 
-def test_cross_entropy_alone_ends_against_the_hierarchy(experiment: Any) -> None:
+def test_cross_entropy_alone_ends_against_the_hierarchy() -> None:
     """The longer the features, the nearer to the limit, siblings further apart than strangers."""
     frame = hierarchy_frame(BINARY, decay_rate=2.0, dtype=torch.float64)
     found = [
-        experiment.outcome(experiment.at_length(frame, length), frame, BINARY)
+        cosine_term.outcome(cosine_term.at_length(frame, length), frame, BINARY)
         for length in (2.0, 10.0, 1000.0)
     ]
     assert found[0].targets == pytest.approx([-0.0707329, -0.4646335], abs=1e-6)
@@ -155,8 +139,8 @@ def test_cross_entropy_alone_ends_against_the_hierarchy(experiment: Any) -> None
     assert found[-1].cosines == pytest.approx([-0.553, -0.224], abs=2e-3)
 
 
-def test_the_cosine_term_mends_it(experiment: Any) -> None:
-    alone, mended = (experiment.trained(BINARY, mixing=m, steps=300) for m in (0.0, 0.4))
+def test_the_cosine_term_mends_it() -> None:
+    alone, mended = (cosine_term.trained(BINARY, mixing=m, steps=300) for m in (0.0, 0.4))
     assert alone.deviation > 0.05  # and on its way to 0.32, the limit's
     assert mended.deviation < 0.015  # and on its way to 0
     assert mended.alignment > 0.999
@@ -164,32 +148,32 @@ def test_the_cosine_term_mends_it(experiment: Any) -> None:
 
 
 @pytest.mark.long
-def test_on_the_tree_of_a_hundred_classes(experiment: Any) -> None:
+def test_on_the_tree_of_a_hundred_classes() -> None:
     tree = Hierarchy.cifar100()
-    alone, mended = (experiment.trained(tree, mixing=mixing) for mixing in (0.0, 0.4))
+    alone, mended = (cosine_term.trained(tree, mixing=mixing) for mixing in (0.0, 0.4))
     assert alone.deviation > 0.1
     assert alone.cosines[0] < 0.2 < 0.5 < alone.targets[0]
     assert mended.deviation < 0.005
     assert mended.alignment > 0.999
 
 
-def test_the_limit_of_cross_entropy_alone(experiment: Any) -> None:
+def test_the_limit_of_cross_entropy_alone() -> None:
     frame = hierarchy_frame(BINARY, decay_rate=2.0, dtype=torch.float64)
-    four = experiment.outcome(experiment.limit(frame), frame, BINARY)
+    four = cosine_term.outcome(cosine_term.limit(frame), frame, BINARY)
     assert four.cosines == pytest.approx([-0.553, -0.224], abs=5e-4)
     # On a tree that is less even, with the published floor: cosine .709, siblings at -.196.
     tree = Hierarchy.cifar100()
     frame = hierarchy_frame(tree, decay_rate=2.0, floor="search", dtype=torch.float64)
-    hundred = experiment.outcome(experiment.limit(frame), frame, tree)
+    hundred = cosine_term.outcome(cosine_term.limit(frame), frame, tree)
     assert hundred.alignment == pytest.approx(0.709, abs=2e-3)
     assert hundred.cosines[0] == pytest.approx(-0.196, abs=5e-3)
 
 
-def test_the_limit_is_the_largest_margin(experiment: Any) -> None:
+def test_the_limit_is_the_largest_margin() -> None:
     """All margins equal, and the feature a positive mixture of the differences w_y - w_k."""
     tree = Hierarchy.from_newick("(((a,b),c),(d,e,f));")
     frame = hierarchy_frame(tree, decay_rate=1.5, dtype=torch.float64)
-    vectors, features = frame.vectors, experiment.limit(frame)
+    vectors, features = frame.vectors, cosine_term.limit(frame)
     for y, feature in enumerate(features):
         gaps = vectors[y] - vectors[[k for k in range(6) if k != y]]
         margins = gaps @ feature

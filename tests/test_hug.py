@@ -162,6 +162,44 @@ def test_the_pull_reaches_features_that_point_away(measure: Any, angle: float) -
     assert float(features.grad.norm()) > math.cos(angle / 2) / 4
 
 
+@measures
+def test_thinned_out_the_halves_are_felt_as_strongly(measure: Any) -> None:
+    """Over n calls the gradients of the term between classes add up to those of n plain calls."""
+    features, proxies = drawn()
+    thinned, plain = HUG(measure, inter_every=3), HUG(measure)
+    expected = plain.terms(features, LABELS, proxies)["inter"]
+    force = torch.autograd.grad(expected, proxies)[0]
+    felt = []
+    for _ in range(6):
+        inter = thinned.terms(features, LABELS, proxies)["inter"]
+        torch.testing.assert_close(inter, expected.detach())
+        felt.append(torch.autograd.grad(inter, proxies)[0])
+    for call, gradient in enumerate(felt):
+        torch.testing.assert_close(gradient, 3 * force if call % 3 == 0 else 0 * force)
+
+
+def test_thinned_out_counts_in_training_only_and_goes_on_from_its_state() -> None:
+    features, proxies = drawn()
+    loss = HUG(inter_every=2)
+
+    def felt(of: HUG) -> bool:
+        inter = of.terms(features, LABELS, proxies)["inter"]
+        return bool(torch.autograd.grad(inter, proxies)[0].abs().max() > 0)
+
+    assert felt(loss)
+    assert felt(loss.eval())
+    assert felt(loss)
+    successor = HUG(inter_every=2)
+    successor.load_state_dict(loss.state_dict())
+    with torch.no_grad():
+        proxies.add_(torch.eye(CLASSES, WIDTH))
+    now = terms(HUG(), features, proxies)[0]
+    shown = [terms(of.train(), features, proxies)[0] for of in (loss, successor)]
+    assert shown[0] == shown[1] != now
+    assert felt(successor)
+    assert not felt(successor)
+
+
 # --- where digits are lost ------------------------------------------------------------------------
 
 
@@ -422,6 +460,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"intra_power": -2.5}, ValueError, "intra_power must be finite and at least -2"),
     ({"jitter": 0}, ValueError, "jitter must be finite and above 0, got 0"),
     ({"min_distance": 0}, ValueError, "min_distance must be finite and above 0, got 0"),
+    ({"inter_every": 0}, ValueError, "inter_every must be at least 1, got 0"),
+    ({"inter_every": 1.5}, TypeError, "inter_every must be an integer, got 1.5"),
 ]
 
 
@@ -436,3 +476,5 @@ def test_options_that_make_no_sense_are_refused(
 def test_it_describes_itself() -> None:
     assert "mhe, inter_weight=1, intra_weight=1, inter_power=2, intra_power=-1" in repr(HUG())
     assert "power" not in repr(HUG("mgd"))
+    assert "inter_every=4" in repr(HUG("mgd", inter_every=4))
+    assert "every" not in repr(HUG())

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import start_processes
 
 import joint
+from processes import run_processes
 
 WORLD = 2
 
@@ -17,7 +17,7 @@ WORLD = 2
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What each process found, by rank."""
     folder = tmp_path_factory.mktemp("gloo")
-    start_processes(joint.step_shares, (WORLD, str(folder)), WORLD, start_method="forkserver")
+    run_processes(joint.step_shares, folder, WORLD)
     return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 

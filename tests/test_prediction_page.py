@@ -75,7 +75,7 @@ def test_of_many_classes_matrices_are_left_out_and_the_table_is_cut(tmp_path: Pa
     assert not [name for name in page.data("figures") if "gram" in name]
     assert "The first 200 of 1500 classes" in page.text
     norms = page.data("figures")["prediction-norms"]
-    assert [len(trace["x"]) for trace in norms["data"]] == [400, 400]
+    assert [len(trace["x"]) for trace in norms["data"][:2]] == [400, 400]
     assert (norms["data"][0]["x"][0], norms["data"][0]["x"][-1]) == (1, 1500)
     assert "400 of 1500 classes" in page.text
 
@@ -93,7 +93,30 @@ def test_the_norms_are_those_of_the_prediction_with_the_threshold():
     classifier = figure["data"][0]
     assert classifier["x"] == [2, 4, 5, 12, 30]
     assert classifier["y"] == pytest.approx([0, 0, 0.23214, 2.6882, 6.7145], rel=1e-4)
-    assert figure["layout"]["shapes"][0]["x0"] == pytest.approx(4.4944)
+    line = figure["data"][-1]
+    assert line["x"] == [pytest.approx(4.4944, rel=1e-4)] * 2
+    norms = [y for trace in figure["data"][:2] for y in trace["y"] if y]
+    assert line["y"] == [min(norms), max(norms)]
+
+
+def test_what_the_threshold_means_is_said(tmp_path: Path):
+    for case, said in (
+        ("tail", "classes of up to 4.494 samples do not survive"),
+        ("cross entropy", "equal classes of up to 0.01352 samples merge"),
+    ):
+        assert said in Page(write_prediction(made(case), tmp_path / "p.html")).text
+
+
+def test_a_threshold_far_below_all_counts_is_said_and_not_drawn():
+    far = predict([500, 400], weight_decay=1e-5, feature_decay=1e-5)
+    near = predict([500, 400], weight_decay=5e-3, feature_decay=5e-3)
+    for prediction, drawn in ((far, False), (near, True)):
+        (panel,) = [panel for panel in prediction_panels(prediction) if "norms" in panel.name]
+        assert panel.figure is not None
+        names = [trace["name"] for trace in panel.figure["data"]]
+        assert any(name.startswith("n*") for name in names) == drawn
+        assert f"n* = {prediction.threshold:.4g} samples" in panel.subtitle
+        assert ("lies outside" in panel.subtitle) != drawn
 
 
 @pytest.mark.parametrize("case", ["tail", "deep", "balanced"])

@@ -11,12 +11,13 @@ import torch
 
 from neuralcollapse import Hierarchy
 from neuralcollapse.record import Run
-from neuralcollapse.report import write_report
+from neuralcollapse.report import final_table, write_report
 from neuralcollapse.report.figures import Panel, mistake_panels
 from neuralcollapse.report.history import read_histories
 from neuralcollapse.report.mistake_figures import (
     MOST_GROUPS,
     confusion_panel,
+    needs_width,
     tree_order,
     tree_panel,
 )
@@ -123,6 +124,70 @@ def test_many_classes_are_grouped() -> None:
     assert np.nansum(np.array(trace["z"], dtype=float)) == pytest.approx(0.6)
     assert panel.notes == ("Shown are 60 groups of the 300 classes.",)
     assert drawn(tree_panel("tree", tree, confusion))["data"][0]["maxdepth"] == 2
+
+
+def test_deep_and_broad_trees_have_the_width_of_the_page() -> None:
+    broad = Hierarchy.from_levels([[str(k)] for k in range(31)])
+    deep = Hierarchy.from_newick("((((((a,b))))),c);")
+    assert [needs_width(tree) for tree in (TREE, broad, deep)] == [False, True, True]
+    # Every group has its name at the axes, however many are shown.
+    many = Hierarchy.from_levels([[str(k)] for k in range(MOST_GROUPS)])
+    layout = drawn(confusion_panel("confusion", many, np.array([[0, 1, 1]])))["layout"]
+    assert layout["xaxis"]["ticktext"] == layout["yaxis"]["ticktext"] == list(many.classes)
+
+
+def test_names_are_as_long_as_their_column_and_without_numbers_of_synsets() -> None:
+    tree = Hierarchy.wordnet()
+    confusion = np.array([[0, 1, 1]])
+    (trace,) = drawn(tree_panel("tree", tree, confusion))["data"]
+    assert trace["labels"][0] == "entity"
+    assert "natural obje…" in trace["labels"]
+    assert "<b>natural object n00019128</b>" in trace["hovertext"][tree.node_of_class[1]]
+    ticks = drawn(confusion_panel("confusion", tree, confusion))["layout"]["xaxis"]["ticktext"]
+    assert ticks[:2] == ["causal agent", "natural object"]
+
+
+def test_letters_stand_out_from_their_sectors() -> None:
+    """By the contrast of relative luminances (WCAG): 3 to 1 at least."""
+
+    def luminance(colour: list[int]) -> float:
+        parts = [c / 255 for c in colour]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    leaves = ",".join(f"l{k}" for k in range(50))
+    tree = Hierarchy.from_newick(f"({leaves});")
+    # Every share of one class that is taken for another, and with it every shade.
+    wrong = np.array([[k, (k + 1) % 50, 2 * k] for k in range(50)])
+    right = np.array([[k, k, 98 - 2 * k + 1] for k in range(50)])
+    (trace,) = drawn(tree_panel("tree", tree, np.concatenate([wrong, right])))["data"]
+    letters = trace["textfont"]["color"]
+    for colour, letter in zip(trace["marker"]["colors"], letters, strict=True):
+        ground = luminance([int(part) for part in re.findall(r"\d+", colour)])
+        ink = luminance([int(letter[at : at + 2], 16) for at in (1, 3, 5)])
+        high, low = max(ground, ink), min(ground, ink)
+        assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_the_terminal_shows_bounds_beside_every_value(run: Run, tmp_path: Path) -> None:
+    text = final_table([run])
+    found = run.rows()[-1]["mistakes"]["test"]
+    (line,) = [x for x in text.splitlines() if x.startswith("hierarchical_distance@1 ")]
+    sides = [found[side]["hierarchical_distance@1"] for side in ("values", "best", "chance")]
+    assert [float(word) for word in line.split()[1:]] == pytest.approx(sides, rel=1e-3)
+    for key in (*found["values"], "frame_deviation"):
+        assert f"\n{key} " in text
+    assert "distance lca_height" in text
+    # Beside a run without a hierarchy, and beside another with one.
+    plain = write_record(tmp_path / "plain")
+    other = write_record(tmp_path / "other", hierarchy=TREE)
+    assert "mistakes" not in final_table([plain])
+    assert final_table([plain, run]).count("mistake_severity") == 1
+    three = final_table([run, other, plain])
+    assert max(map(len, three.splitlines())) <= 100
+    assert three.isascii()
+    (line,) = [x for x in three.splitlines() if x.startswith("mistake_severity ")]
+    assert len(line.split()) == 7
 
 
 def test_the_table_has_every_value_with_its_bounds(run: Run) -> None:

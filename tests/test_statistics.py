@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import reference.metrics
 from cases import World, simplex_vertices, world, world_cases
 from neuralcollapse import ClassStatistics, StatisticsAccumulator, cdnv, nc1, nc1_trace_ratio
+from processes import merge_shares, run_processes
 
 
 def accumulated(
@@ -37,8 +36,14 @@ def in_batches(features: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor
     return list(zip(features.split(size), labels.split(size), strict=True))
 
 
-def assert_same(one: ClassStatistics, other: ClassStatistics, relative: float) -> None:
-    """Equal counts; squares equal to `relative` of their size, means to that of the spread."""
+def assert_same(
+    one: ClassStatistics, other: ClassStatistics, relative: float, products: float | None = None
+) -> None:
+    """Equal counts; squares equal to `relative` of their size, means to that of the spread.
+
+    The scatter is equal to `products`, by default the same, of its trace.
+    """
+    products = relative if products is None else products
     assert torch.equal(one.counts, other.counts)
     seen = one.seen
     torch.testing.assert_close(one.spread, other.spread, rtol=relative, atol=1e-30)
@@ -57,7 +62,7 @@ def assert_same(one: ClassStatistics, other: ClassStatistics, relative: float) -
     if one.scatter is not None and other.scatter is not None:
         # No entry of a positive semi-definite matrix is larger than its trace.
         torch.testing.assert_close(
-            one.scatter, other.scatter, rtol=0, atol=relative * float(other.scatter.trace()) + 1e-30
+            one.scatter, other.scatter, rtol=0, atol=products * float(other.scatter.trace()) + 1e-30
         )
 
 
@@ -163,7 +168,9 @@ def test_an_outlier_is_no_bad_anchor(distance: float, first: bool) -> None:
     expected = two_passes(features, labels, 5)
     for size in (1, 5, 305):
         statistics = accumulated(in_batches(features, labels, size), 5)
-        assert_same(statistics, expected, 1e-6)
+        # Up to 256 rows are summed in float32: after an outlier all others, which are equal to
+        # its precision, round the same way. Two exact passes and one product give no better.
+        assert_same(statistics, expected, 1e-6, products=256 * 2**-24)
 
 
 def test_a_long_stream_does_not_drift() -> None:
@@ -904,53 +911,12 @@ def test_damaged_files_are_refused_with_a_value_error(
 
 # --- processes ----------------------------------------------------------------------------------
 
-# Process `rank` of two has every second sample, all or none of them, or not even a batch.
-PROCESS = """
-import sys, torch, torch.distributed as dist
-from neuralcollapse import ClassStatistics, measure
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-labels = torch.arange(40) % 4
-features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + labels[:, None]
-head = torch.nn.Linear(6, 4)
-torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
-torch.nn.init.zeros_(head.bias)
-whole = measure(head, [(features, labels)])
-half, first = slice(rank, None, 2), slice(0, 40 * (rank == 0))
-for own, batches in ((half, 1), (first, 1), (first, rank == 0)):
-    x, y = features[own], labels[own]
-    parts = measure(head, [(x, y)] * batches, distributed=True)
-    statistics = ClassStatistics.from_features(x, y, 4).merge_processes()
-    assert statistics.counts.tolist() == [10] * 4, statistics.counts
-    difference = (statistics.scatter - whole.statistics.scatter).abs().max()
-    assert difference < 1e-6 * statistics.scatter.trace(), difference
-    assert parts.counts == whole.counts and parts.accuracy == whole.accuracy
-    for key, value in whole.metrics.items():
-        assert abs(parts[key] - value) <= 1e-6 * abs(value) + 1e-9, (key, value, parts[key])
-dist.destroy_process_group()
-"""
-
 
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_processes_merge_into_what_one_process_has(tmp_path: Path) -> None:
     """Also where one process has no sample at all: the other must not wait for it for ever."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=200)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    for worker, error in zip(workers, errors, strict=True):
-        assert worker.returncode == 0, error
+    run_processes(merge_shares, tmp_path)
 
 
 def test_a_single_process_merges_with_nobody() -> None:

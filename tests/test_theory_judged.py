@@ -6,9 +6,9 @@ downhill.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
+from cases import (
+    BALANCED_COUNTS,
+    DYING_COUNTS,
+    PREDICTION_CASES,
+    STEP_COUNTS,
+    TAIL_COUNTS,
+    PredictionCase,
+    with_scales,
+    with_targets,
+    with_weights,
+)
+from cases import prediction_grid as grid
 from neuralcollapse import CrossEntropy
 from neuralcollapse.losses import AbstractLoss
 from neuralcollapse.losses.loss import logits
@@ -98,7 +110,7 @@ def judge_loss(loss: str, arguments: dict[str, Any]) -> Any:
     if loss == "focal":
         return _Focal(arguments["focal_power"])
     if loss == "label_smoothing":
-        return CrossEntropy(arguments["label_smoothing"])
+        return CrossEntropy(arguments.get("label_smoothing", 0.1))
     return "mse" if loss == "weighted_mse" else loss
 
 
@@ -168,72 +180,16 @@ def assert_fates(prediction: Prediction, found: UnconstrainedOptimum) -> None:
 
 # --- grids ---------------------------------------------------------------------------------------
 
-BALANCED, TAIL, LONG, STEP = (6,) * 4, (20, 10, 5, 3), (30, 12, 5, 4, 2), (9, 9, 2, 2)
+BALANCED, TAIL, STEP, DYING = BALANCED_COUNTS, TAIL_COUNTS, STEP_COUNTS, DYING_COUNTS
+EVERY = (BALANCED, TAIL, DYING, STEP)
 DECAYS = (0.005, 0.02, 0.06)
-SCALES = (1.5, 0.7, 1.2, 0.8, 1.1, 0.9)
-
-
-def grid(
-    losses: Sequence[str],
-    counts: Sequence[Sequence[int]],
-    decays: Sequence[float],
-    biases: Sequence[Any],
-    depths: Sequence[int] = (1,),
-    options: Callable[[int], dict[str, Any]] = lambda classes: {},
-) -> Iterator[Any]:
-    for loss, sizes, decay, bias, depth in itertools.product(
-        losses, counts, decays, biases, depths
-    ):
-        arguments = {
-            "loss": loss, "counts": sizes, "weight_decay": decay, "feature_decay": 0.8 * decay,
-            "bias": bias, "depth": depth, **options(len(sizes)),
-        }  # fmt: skip
-        kind = "targets" if "targets" in arguments else loss
-        name = f"{kind}-{'.'.join(map(str, sizes))}-depth{depth}-{decay}-{bias}"
-        yield pytest.param(arguments, id=name)
-
-
-def rows_of_targets(classes: int) -> dict[str, Any]:
-    """Two targets coincide, one is zero: not one-hot, not of full rank."""
-    generator = torch.Generator().manual_seed(classes)
-    targets = torch.randn(classes, classes, generator=generator, dtype=torch.float64)
-    targets[1], targets[2] = targets[0], 0
-    return {"targets": targets}
-
-
-def scaled(classes: int) -> dict[str, Any]:
-    return {"class_scales": SCALES[:classes]}
-
-
-def weighted(classes: int) -> dict[str, Any]:
-    return {"class_weights": SCALES[:classes]}
-
-
-FAST = [
-    *grid(["mse"], [TAIL], [0.02], ["none", "free"], [1, 2, 3]),
-    *grid(["mse"], [BALANCED], [0.02], [0.05, "free"]),
-    *grid(["mse"], [STEP], [0.02], [0.05]),
-    *grid(["mse"], [LONG], [0.06], ["none", "free"], [2]),
-    *grid(["mse"], [TAIL], [0.001], ["none"], [6]),
-    *grid(["ce"], [BALANCED], [0.02], ["none"]),
-    *grid(["ce"], [STEP, LONG], [0.005, 0.06], ["none", "free", 0.05]),
-    *grid(
-        ["label_smoothing"], [BALANCED, TAIL], [0.02], ["none"],
-        options=lambda _: {"label_smoothing": 0.1},
-    ),
-    *grid(["focal"], [BALANCED], [0.005], ["none"], options=lambda _: {"focal_power": 2.0}),
-    *grid(["cdt", "ldt"], [TAIL], [0.02], ["none", "free"], options=scaled),
-    *grid(["weighted_mse"], [TAIL], [0.02], ["none"], options=weighted),
-    *grid(["mse"], [TAIL], [0.02], ["none", "free"], [1, 2], options=rows_of_targets),
-]  # fmt: skip
-
-SLOW = [
-    *grid(["mse"], [BALANCED, TAIL, LONG, STEP], DECAYS, ["none", "free"], [1, 2, 3]),
+WHOLE_GRID = [
+    *grid(["mse"], EVERY, DECAYS, ["none", "free"], [1, 2, 3]),
     *grid(["mse"], [BALANCED, TAIL, STEP], [0.0005, 0.005, 0.02], ["none", "free"], [6]),
-    *grid(["mse"], [BALANCED, TAIL, LONG, STEP], DECAYS, [0.01, 0.2, 1.0, 100.0]),
-    *grid(["ce"], [BALANCED, TAIL, LONG, STEP, (10, 4)], DECAYS, ["none", "free", 0.05]),
+    *grid(["mse"], EVERY, DECAYS, [0.01, 0.2, 1.0, 100.0]),
+    *grid(["ce"], [*EVERY, (10, 4)], DECAYS, ["none", "free", 0.05]),
     *grid(
-        ["label_smoothing"], [BALANCED, TAIL, LONG, STEP], DECAYS, ["none", "free", 0.05],
+        ["label_smoothing"], EVERY, DECAYS, ["none", "free", 0.05],
         options=lambda _: {"label_smoothing": 0.2},
     ),
     *(
@@ -244,23 +200,25 @@ SLOW = [
             options=lambda _, power=power: {"focal_power": power},
         )
     ),
-    *grid(["cdt", "ldt"], [BALANCED, TAIL, LONG], DECAYS, ["none", "free", 0.05], options=scaled),
-    *grid(
-        ["weighted_mse"], [BALANCED, TAIL, LONG], DECAYS, ["none", "free", 0.05], options=weighted
-    ),
-    *grid(["mse"], [TAIL, LONG], DECAYS, ["none", "free"], [1, 2, 3], options=rows_of_targets),
+    *grid(["cdt", "ldt"], EVERY[:3], DECAYS, ["none", "free", 0.05], options=with_scales),
+    *grid(["weighted_mse"], EVERY[:3], DECAYS, ["none", "free", 0.05], options=with_weights),
+    *grid(["mse"], [TAIL, DYING], DECAYS, ["none", "free"], [1, 2, 3], options=with_targets),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", FAST)
-def test_predictions_are_what_is_found(arguments: dict[str, Any]) -> None:
-    assert_agree(*both(**arguments), one_hot="targets" not in arguments)
+@pytest.mark.parametrize("case", PREDICTION_CASES, ids=operator.attrgetter("name"))
+def test_predictions_are_what_is_found(case: PredictionCase) -> None:
+    assert_agree(
+        *both(starts=case.starts, **case.arguments), one_hot="targets" not in case.arguments
+    )
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("arguments", SLOW)
-def test_predictions_are_what_is_found_on_the_whole_grid(arguments: dict[str, Any]) -> None:
-    assert_agree(*both(**arguments), one_hot="targets" not in arguments)
+@pytest.mark.parametrize("case", WHOLE_GRID, ids=operator.attrgetter("name"))
+def test_predictions_are_what_is_found_on_the_whole_grid(case: PredictionCase) -> None:
+    assert_agree(
+        *both(starts=case.starts, **case.arguments), one_hot="targets" not in case.arguments
+    )
 
 
 # --- both sides of each boundary ------------------------------------------------------------------
@@ -341,9 +299,40 @@ def test_features_that_are_not_negative_die_at_a_threshold_of_their_own(side: fl
     assert_agree(prediction, found)
 
 
+@pytest.mark.parametrize("loss", ["ce", "mse"])
+def test_axes_of_their_own_are_refused_where_sharing_them_is_better(loss: Any) -> None:
+    """Imbalanced counts, free bias: the best orthogonal means lie above what is found."""
+    arguments: dict[str, Any] = {
+        "weight_decay": 0.005, "feature_decay": 0.004, "bias": "free", "activation": "relu",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="at right angles are not proved optimal"):
+        predict(TAIL, loss=loss, **arguments)
+    found = unconstrained(loss, TAIL, starts=4, **arguments)
+    directions = normalize(found.class_means)
+    assert float((directions @ directions.T).triu(1).max()) > 0.1
+
+
+@pytest.mark.parametrize("decay", [0.051, 0.054])
+def test_with_a_bias_features_that_are_not_negative_die_where_they_gain_too_little(
+    decay: float,
+) -> None:
+    """A class without features gains sqrt(n) |e_k - softmax(b)| / N, and pays the decay."""
+    counts = (20, 9, 4)
+    prediction, found = both(
+        "ce", counts, starts=8, weight_decay=decay, feature_decay=decay, bias=0.5, activation="relu"
+    )
+    dead = prediction.status[2] == "collapsed"
+    assert dead == (decay > 0.0527)
+    if dead:
+        outputs = prediction.bias.softmax(0)
+        gain = 2 / 33 * float((torch.tensor([0.0, 0.0, 1.0]) - outputs).norm())
+        assert gain < decay
+    assert_agree(prediction, found)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("counts", [BALANCED, TAIL, LONG, STEP])
+@pytest.mark.parametrize("counts", EVERY)
 @pytest.mark.parametrize("loss", ["mse", "ce"])
 def test_features_that_are_not_negative(loss: str, counts: Sequence[int], decay: float) -> None:
     assert_agree(

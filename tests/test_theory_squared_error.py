@@ -14,6 +14,7 @@ from torch import Tensor
 
 from neuralcollapse.geometry import simplex_gram
 from neuralcollapse.theory import Prediction, predict
+from neuralcollapse.theory.centred import centred_modes
 from neuralcollapse.theory.modes import (
     fitted_shares,
     jump_level,
@@ -96,6 +97,41 @@ def test_shares_at_the_jump_are_zero_and_jump_above_it() -> None:
         below, above = fitted_shares(squares, decay, 2 * count)
         assert below == 0
         assert above == pytest.approx(share_at_jump(depth), abs=1e-4)
+
+
+# --- the modes of centred targets -----------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 10**9), min_size=1, max_size=30, unique=True),
+    seed=st.integers(0, 1000),
+)
+def test_modes_of_centred_targets_are_their_singular_vectors(counts: list[int], seed: int) -> None:
+    each = np.sort(np.array(counts, dtype=float))
+    sizes = np.random.default_rng(seed).integers(1, 5, len(each)).astype(float)
+    left, values, right = centred_modes(sizes, each)
+    # The definition, class by class, between the normalised indicators of the groups.
+    index = np.repeat(np.arange(len(each)), sizes.astype(int))
+    centred = np.eye(len(index)) - np.outer(each[index], np.ones(len(index))) / (sizes @ each)
+    members = (index[:, None] == np.arange(len(each))) / np.sqrt(sizes)
+    matrix = members.T @ (centred * np.sqrt(each[index])) @ members
+    # Rounding of the sums over 30 groups, and of entries up to sqrt(1e9) for the matrix.
+    assert np.abs(left.T @ left - np.eye(len(values))).max(initial=0) < 1e-13
+    assert np.abs(right.T @ right - np.eye(len(values))).max(initial=0) < 1e-13
+    np.testing.assert_allclose((left * values) @ right.T, matrix, atol=1e-13 * each[-1] ** 0.5)
+    assert (np.diff(values) < 0).all()
+
+
+def test_modes_of_neighbouring_counts() -> None:
+    """The zeros lie between counts that are as close as counts can be."""
+    each = np.arange(10**8, 10**8 + 200, dtype=float)
+    left, values, right = centred_modes(np.ones(200), each)
+    assert ((values**2)[::-1] > each[:-1]).all()
+    assert ((values**2)[::-1] < each[1:]).all()
+    # Their distance from a count is known to as many digits as that of a lone one.
+    assert np.abs(left.T @ left - np.eye(199)).max() < 1e-12
+    assert np.abs(right.T @ right - np.eye(199)).max() < 1e-12
 
 
 # --- exact numbers --------------------------------------------------------------------------------
@@ -641,3 +677,13 @@ def test_a_million_classes_need_no_square_matrix() -> None:
         assert prediction.rank == 1_000_000 - (bias == "free")
         with pytest.raises(ValueError, match="too large, 7451 GiB; use classifier_matrix"):
             _ = prediction.gram_features
+
+
+@pytest.mark.parametrize("bias", ["none", "free"])
+def test_a_thousand_different_counts(bias: Any) -> None:
+    """Deep enough that some die; how long it takes is for `benchmarks/theory.py`."""
+    counts = np.random.default_rng(0).permutation(np.arange(50, 6000))[:1000].tolist()
+    prediction = predict(counts, bias=bias, depth=6, weight_decay=5e-5, feature_decay=1e-7)
+    assert 700 < prediction.rank < 1000
+    expected = prediction.logits.softmax(1).diagonal()
+    close(prediction.confidence, expected, 1e-12)

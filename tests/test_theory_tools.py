@@ -114,6 +114,37 @@ def test_verdicts_of_merged_classes() -> None:
         assert result["verdict"] == ["alive"] * 3 + [rare] * 3
 
 
+def test_verdicts_of_classes_that_nearly_merge() -> None:
+    """Different counts do not merge exactly: all are "alive", but the rarest are as good as one."""
+    counts, options = [20, 13, 9, 6, 4, 2], {"loss": "ce"}
+    apart = predict(counts, weight_decay=0.02, feature_decay=0.02, **options)  # pyright: ignore
+    merged = predict(counts, weight_decay=0.05, feature_decay=0.05, **options)  # pyright: ignore
+    assert apart.status == merged.status == ("alive",) * 6
+    for prediction, measured, rare in (
+        (apart, apart, "alive"),
+        (merged, merged, "merged by theory"),
+        (merged, apart, "merged by theory, apart in training"),
+        (apart, merged, "alive by theory, merged in training"),
+    ):
+        statistics, weight, _ = trained(measured)
+        verdict = prediction.compare(statistics, weight)["verdict"]
+        assert verdict[0] == "alive"
+        assert verdict[4:] == [rare] * 2
+    assert any("nearly merged: the means of classes 3, 4, 5" in text for text in merged.warnings)
+    assert not any("nearly merged" in text for text in apart.warnings)
+
+
+def test_short_vectors_are_not_merged() -> None:
+    """Near the threshold the two rare means are close to zero, but at right angles."""
+    decay = math.sqrt(4.9999) / 2010
+    prediction = predict([1000, 1000, 5, 5], weight_decay=decay, feature_decay=decay)
+    assert prediction.threshold == pytest.approx(4.9999)
+    statistics, weight, _ = trained(prediction)
+    assert prediction.compare(statistics, weight)["verdict"] == ["alive"] * 4
+    lengths = prediction.feature_norm_squared.sqrt()
+    assert float(lengths[2] / lengths.max()) < 0.1
+
+
 def test_the_geometry_is_that_of_a_measurement() -> None:
     prediction = predict([20, 9, 4, 4], loss="ce", bias="free", **DECAYS)
     _, weight, point = trained(prediction)
@@ -530,10 +561,28 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         "targets must be finite",
     ),
     "rectified with a bias": (
-        [5, 3],
+        [20, 10, 3],
         {"activation": "relu", "bias": "free"},
         ValueError,
-        "activation='relu' must come with bias='none'",
+        "bias must be 'none', or of enough decay, with activation='relu'",
+    ),
+    "more different counts than fit": (
+        list(range(1, 20_002)),
+        {"bias": "free"},
+        ValueError,
+        "counts must have at most 20000 different values with a free bias, got 20001",
+    ),
+    "rectified and deep": (
+        [5, 3],
+        {"activation": "relu", "loss": "ce", "depth": 2},
+        ValueError,
+        "activation='relu' must come with depth 1",
+    ),
+    "rectified focal": (
+        [5, 5],
+        {"activation": "relu", "loss": "focal"},
+        ValueError,
+        "another loss than 'focal'",
     ),
     "imbalanced focal": (
         [5, 3],

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-PATH = Path(__file__).parents[1] / "examples" / "unconstrained.py"
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("unconstrained", PATH)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["unconstrained"] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
+import unconstrained
 
 
 @pytest.mark.parametrize(
@@ -37,38 +24,39 @@ def example() -> ModuleType:
     ],
 )
 def test_the_optimum_is_reached(
-    example: ModuleType, loss: str, proxies: str, size: tuple[int, int]
+    loss: unconstrained.Loss, proxies: str, size: tuple[int, int]
 ) -> None:
-    found = example.run(*size, loss, proxies, steps=300)
+    found = unconstrained.run(*size, loss, proxies, steps=300)
     # Fewer steps than the whole table takes, and fewer digits of the gap where there are kinks.
-    assert abs(found.gap) < (1e-6 if loss in example.SMOOTH else 1e-4)
+    assert abs(found.gap) < (1e-6 if loss in unconstrained.SMOOTH else 1e-4)
     assert found.alignment > 0.9999
     assert found.collapse > 0.9999
 
 
-def test_a_run_without_time_reaches_nothing(example: ModuleType) -> None:
-    found = example.run(6, 3, "mhe", "learned", steps=1)
+def test_a_run_without_time_reaches_nothing() -> None:
+    found = unconstrained.run(6, 3, "mhe", "learned", steps=1)
     assert found.gap > 1e-3
     assert not found.reached
 
 
-def test_a_sample_left_behind_is_not_the_optimum(example: ModuleType) -> None:
-    found = example.Outcome("mhe", "learned", 4, 3, 0, 0.0, -1 / 3, alignment=1.0, collapse=-1.0)
+def test_a_sample_left_behind_is_not_the_optimum() -> None:
+    found = unconstrained.Outcome(
+        "mhe", "learned", 4, 3, 0, 0.0, -1 / 3, alignment=1.0, collapse=-1.0
+    )
     assert not found.reached
 
 
-def test_known_optima(example: ModuleType) -> None:
+def test_known_optima() -> None:
     """Mean energies per pair, minus the smallest distance, the largest cosine."""
     means = {(4, 3): 0.375, (5, 3): 0.425, (6, 3): 0.45, (12, 3): 39 / 66, (20, 10): 92.5 / 190}
     for size, mean in means.items():
-        vectors = example.best_configuration(*size, "mhe").vectors
-        assert example.between(vectors, "mhe") == pytest.approx(mean, rel=1e-12)
-    icosahedron = example.best_configuration(12, 3, "nce").vectors
-    assert example.between(icosahedron, "nce") == pytest.approx(5**-0.5, rel=1e-12)
+        vectors = unconstrained.best_configuration(*size, "mhe").vectors
+        assert unconstrained.between(vectors, "mhe") == pytest.approx(mean, rel=1e-12)
+    icosahedron = unconstrained.best_configuration(12, 3, "nce").vectors
+    assert unconstrained.between(icosahedron, "nce") == pytest.approx(5**-0.5, rel=1e-12)
 
 
 def test_the_command_prints_a_table_and_writes_json(
-    example: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -76,7 +64,7 @@ def test_the_command_prints_a_table_and_writes_json(
     out = tmp_path / "outcomes.json"
     words = f"x --sizes 4,3 --losses mhe nce --proxies fixed --steps 30 --seeds 2 --json {out}"
     monkeypatch.setattr(sys, "argv", words.split())
-    example.main()
+    unconstrained.main()
     assert "reached" in capsys.readouterr().out
     rows = json.loads(out.read_text(encoding="utf-8"))
     assert [(row["loss"], row["proxies"], row["num_classes"]) for row in rows] == [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from cases import cross_polytope, rotation, simplex_vertices
 from neuralcollapse import METRICS, ClassStatistics
 from neuralcollapse.losses.hug import HUG
 from neuralcollapse.metrics import SpreadWithin, evaluate
+from processes import look_at_shares, run_processes
 
 # Sums of at most some thousand terms of order one in float64.
 EXACT = 1e-12
@@ -316,44 +315,9 @@ def test_samples_of_a_class_never_seen_are_undefined() -> None:
 
 # --- processes ------------------------------------------------------------------------------------
 
-PROCESS = """
-import sys, torch, torch.distributed as dist
-from neuralcollapse import measure
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-labels = torch.arange(42) % 4
-features = torch.randn(42, 6, generator=torch.Generator().manual_seed(0)) + labels[:, None]
-head = torch.nn.Linear(6, 4)
-for parameter in head.parameters():
-    torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-whole = measure(head, [(features, labels)])
-for own in (slice(rank, None, 2), slice(0, 42 * (rank == 0))):
-    parts = measure(head, [(features[own], labels[own])], distributed=True)
-    for key in ("hug_intra", "hug_inter", "gnc2_energy_gap", "gnc2_margin", "nc4_disagreement"):
-        assert abs(parts[key] - whole[key]) <= 1e-6, (key, whole[key], parts[key])
-    assert parts.accuracy == whole.accuracy
-assert whole["hug_intra"] > 0.1
-dist.destroy_process_group()
-"""
-
 
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_processes_take_one_second_look(tmp_path: Path) -> None:
     """Also where one process has nothing to look at."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=200)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    for worker, error in zip(workers, errors, strict=True):
-        assert worker.returncode == 0, error
+    run_processes(look_at_shares, tmp_path)

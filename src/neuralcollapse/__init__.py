@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from neuralcollapse.classifier import head_operands as head_operands
     from neuralcollapse.classifier import to_head as to_head
+    from neuralcollapse.cluster import measure_shards_on_ray as measure_shards_on_ray
     from neuralcollapse.decisions import conditional_risk as conditional_risk
     from neuralcollapse.decisions import minimum_risk as minimum_risk
     from neuralcollapse.energy import gaussian_energy as gaussian_energy
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import mistake_severity as mistake_severity
     from neuralcollapse.metrics import nc1 as nc1
     from neuralcollapse.metrics import nc1_trace_ratio as nc1_trace_ratio
+    from neuralcollapse.metrics import nc1_trace_unbiased as nc1_trace_unbiased
     from neuralcollapse.metrics import nc2_equiangle as nc2_equiangle
     from neuralcollapse.metrics import nc2_equinorm as nc2_equinorm
     from neuralcollapse.metrics import nc2_etf_distance as nc2_etf_distance
@@ -134,6 +136,7 @@ if TYPE_CHECKING:
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
     "classifier": "head_operands to_head",
+    "cluster": "measure_shards_on_ray",
     "decisions": "conditional_risk minimum_risk",
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frame_classifier": "FrameClassifier ResidualTransform",
@@ -162,10 +165,10 @@ _FACE = {
         "effective_rank features_effective_rank frame_deviation frame_duality frame_spread "
         "gnc2_energy_gap gnc2_gaussian gnc2_log_mean gnc2_log_variance gnc2_margin "
         "gnc3_alignment_spread hierarchical_distance hug_inter hug_intra lca_accuracy "
-        "mistake_severity nc1 nc1_trace_ratio nc2_equiangle nc2_equinorm nc2_etf_distance "
-        "nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance nc2w_max_angle "
-        "nc3_alignment nc3_duality nc3_subspace nc4_disagreement nc5_orthogonality "
-        "preference_score principal_angles vci"
+        "mistake_severity nc1 nc1_trace_ratio nc1_trace_unbiased nc2_equiangle nc2_equinorm "
+        "nc2_etf_distance nc2_max_angle nc2w_equiangle nc2w_equinorm nc2w_etf_distance "
+        "nc2w_max_angle nc3_alignment nc3_duality nc3_subspace nc4_disagreement "
+        "nc5_orthogonality preference_score principal_angles vci"
     ),
     "mistakes": "MistakeAccumulator Mistakes",
     "shards": "measure_shards",

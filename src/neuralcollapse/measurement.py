@@ -20,10 +20,12 @@ from neuralcollapse.geometry import Geometry
 from neuralcollapse.layers import DepthProfile, LayerTap, Pooling, check_layers
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
+from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
 from neuralcollapse.metrics.table import METRICS, evaluate, regime_of, too_many
 from neuralcollapse.metrics.uniformity import SpreadWithin
 from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
+from neuralcollapse.metrics.whitened import WhitenedSpread, between_condition
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
@@ -39,6 +41,10 @@ _DIRECTIONAL = next(row for row in METRICS if row.function is cdnv_directional)
 _FIRST = "measuring"
 # Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
+# A (d, d) scatter up to this many bytes is accumulated unless told otherwise: d = 5792.
+_SCATTER_BYTES = 1 << 28
+# From this share of the within-class variance on, rounding of the features is told.
+_MOST_ROUNDING = 0.05
 # A larger label is a mistake rather than a class, unless num_classes says otherwise.
 _MOST_CLASSES = 1 << 24
 
@@ -54,6 +60,8 @@ class Measurement:
         counts: samples per class.
         dim: d, the width of the features, or None where an old record does not say.
         accuracy: share of samples that the classifier gets right, or None without a classifier.
+        notes: what else to know of the numbers: the condition of the between-class covariance, and
+            whether the number format of the features made part of the collapse.
         statistics: of the features; not saved.
         weight: (K, d), the classifier that was measured, or None; not saved.
         bias: (K,), its bias, or None; not saved.
@@ -66,6 +74,7 @@ class Measurement:
     counts: tuple[int, ...]
     dim: int | None = None
     accuracy: float | None = None
+    notes: tuple[str, ...] = ()
     statistics: ClassStatistics | None = field(default=None, repr=False)
     weight: Tensor | None = field(default=None, repr=False)
     bias: Tensor | None = field(default=None, repr=False)
@@ -89,6 +98,23 @@ class Measurement:
     def _num_seen(self) -> int:
         return len(self.counts) - len(self.absent)
 
+    @property
+    def null(self) -> dict[str, float]:
+        """Values that pure noise would give for these class sizes, by key, where they are known."""
+        if self.dim is None or self.conventions.get("features", "raw") != "raw":
+            return {}
+        found = null_values(torch.tensor(self.counts), self.dim)
+        return {key: value for key, value in found.items() if key in self.metrics}
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """Values below which so many classes in so few dimensions cannot fall, by key."""
+        if self.dim is None:
+            return {}
+        shape = self._num_seen, self.dim
+        floors = {row.key: row.floor(*shape) for row in METRICS if row.floor is not None}
+        return {key: value for key, value in floors.items() if value > 0 and key in self.metrics}
+
     def geometry(self, global_mean: GlobalMean = "class") -> Geometry:
         """Gram blocks of the centred means and classifier rows of the classes seen."""
         if self.statistics is None:
@@ -110,6 +136,9 @@ class Measurement:
             "dim": self.dim,
             "regime": self.regime,
             "accuracy": self.accuracy,
+            "null": self.null,
+            "floor": self.floor,
+            "notes": list(self.notes),
         } | ({} if self.depth is None else {"depth": self.depth.to_dict()})
 
     @staticmethod
@@ -127,6 +156,7 @@ class Measurement:
                 depth=None
                 if values.get("depth") is None
                 else DepthProfile.from_dict(values["depth"]),
+                notes=tuple(str(note) for note in values.get("notes", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
@@ -145,7 +175,9 @@ class Measurement:
 
     def __str__(self) -> str:
         """A table with every convention below it."""
-        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8}  meaning"]
+        context = {key: f"~{value:.3g}" for key, value in self.null.items()}
+        context |= {key: f">={value:.3g}" for key, value in self.floor.items()}
+        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8} {'context':>9}  meaning"]
         for metric in METRICS:
             if "outsiders" in metric.needs and metric.key not in self.metrics:
                 continue
@@ -155,9 +187,12 @@ class Measurement:
             shown = f"{value:>12.6g}" if math.isfinite(value) else f"{'-':>12}"
             known = isinstance(target, float | int) and math.isfinite(target)
             collapse = f"{target:>8.4g}" if known else f"{'-':>8}"
-            lines.append(f"{metric.key:<22} {shown}  {collapse}  {metric.summary}")
+            beside = f"{context.get(metric.key, ''):>9}"
+            lines.append(f"{metric.key:<22} {shown}  {collapse} {beside}  {metric.summary}")
         if self.accuracy is not None:
             lines.append(f"{'accuracy':<22} {self.accuracy:>12.6g}")
+        if context:
+            lines.append("context: ~ what pure noise gives, >= what K classes cannot fall below")
         reasons: dict[str, list[str]] = {}
         for key, reason in self.undefined.items():
             reasons.setdefault(reason, []).append(key)
@@ -167,6 +202,7 @@ class Measurement:
         lines.append(f"samples: {sum(self.counts)} in {len(self.counts)} classes")
         if self.absent:
             lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"{name}: {value}" for name, value in self.conventions.items()]
         lines += [] if self.depth is None else ["", str(self.depth)]
         return "\n".join(lines)
@@ -187,6 +223,7 @@ def measure(
     pooling: Pooling = "mean",
     split: str | None = None,
     ignore_index: int | None = -100,
+    scatter: bool | None = None,
     distributed: bool = False,
     progress: bool = True,
 ) -> Measurement:
@@ -220,6 +257,9 @@ def measure(
         split: what the data is, for the record, e.g. "train".
         ignore_index: samples with this label are left out, as torch's cross entropy does; None
             for none.
+        scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
@@ -261,7 +301,9 @@ def measure(
 
         # Hooks on the first pass only: a second one is for the features alone.
         with layer_tap or nullcontext():
-            statistics, kept, same_again = _accumulate(batches, tap, loader, normalize)
+            statistics, kept, same_again, dtype = _accumulate(
+                batches, tap, loader, normalize, scatter
+            )
         if distributed:
             statistics = statistics.merge_processes()
         # Only now: the part of one process may be empty, and the others wait for it.
@@ -294,6 +336,7 @@ def measure(
             weighting=weighting,
             split=split,
             layer=tap.name,
+            dtype=dtype,
         )
         if layer_tap is None:
             return measured
@@ -312,6 +355,7 @@ def measure_features(
     weighting: Weighting | None = None,
     outsiders: Any = None,
     split: str | None = None,
+    scatter: bool | None = None,
 ) -> Measurement:
     """Measure how collapsed features are; torch tensors or numpy arrays.
 
@@ -329,6 +373,9 @@ def measure_features(
         outsiders: (M, d), features of samples that belong to none of the classes, for
             `nc5_orthogonality`.
         split: what the data is, for the record, e.g. "train".
+        scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
 
     Raises:
         TypeError: if features are not floating point or labels are not integers.
@@ -378,7 +425,8 @@ def measure_features(
         check_finite("outsiders", outsiders)
         outsiders = directions(outsiders) if normalize else outsiders
     shown = directions(features) if normalize else features
-    statistics = ClassStatistics.from_features(shown, labels, num_classes)
+    kept_scatter = wants_scatter(scatter, features.shape[1])
+    statistics = ClassStatistics.from_features(shown, labels, num_classes, scatter=kept_scatter)
     kept = [(features, labels)]
     look = second_look(
         statistics,
@@ -400,6 +448,7 @@ def measure_features(
         weighting=weighting,
         split=split,
         layer=None,
+        dtype=features.dtype,
     )
 
 
@@ -407,7 +456,7 @@ Batches = Callable[[str], Iterable[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What a look at the features tells once the class means are known.
 
     Attributes:
@@ -424,23 +473,120 @@ def _home(tap: FeatureTap) -> torch.device | str:
     return "cpu" if tap.weight.device.type == "mps" else tap.weight.device
 
 
+def wants_scatter(scatter: bool | None, dim: int) -> bool:
+    """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
+    return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
 def _accumulate(
-    batches: Batches, tap: FeatureTap, loader: Iterable[Any], normalize: bool
-) -> tuple[ClassStatistics, list[tuple[Tensor, Tensor]], Iterable[tuple[Tensor, Tensor]] | None]:
-    """(statistics, the features if they are few enough to keep, else the same batches again)."""
+    batches: Batches,
+    tap: FeatureTap,
+    loader: Iterable[Any],
+    normalize: bool,
+    scatter: bool | None,
+) -> tuple[
+    ClassStatistics,
+    list[tuple[Tensor, Tensor]],
+    Iterable[tuple[Tensor, Tensor]] | None,
+    torch.dtype | None,
+]:
+    """(statistics, the features if few enough to keep, else the same batches again, their type)."""
     num_classes, dim = tap.weight.shape
-    accumulator = StatisticsAccumulator(num_classes, dim, device=_home(tap))
+    accumulator = StatisticsAccumulator(
+        num_classes, dim, scatter=wants_scatter(scatter, dim), device=_home(tap)
+    )
     kept: list[tuple[Tensor, Tensor]] = []
-    kept_bytes = 0
+    kept_bytes, dtype = 0, None
     for features, labels in batches(_FIRST):
         accumulator.update(directions(features) if normalize else features, labels)
-        kept_bytes += features.nbytes
+        kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
             kept.append((features, labels))
         else:
             kept.clear()
     again = None if isinstance(loader, Iterator) else batches("measuring decisions")
-    return accumulator.result(), kept, again
+    return accumulator.result(), kept, again, dtype
+
+
+class SecondLook:
+    """What is to be seen of features once their class means are known, summed over batches.
+
+    The classifier beside the nearest mean and the labels, and features beside their means. `totals`
+    of parts of the data add up.
+    """
+
+    def __init__(
+        self,
+        statistics: ClassStatistics,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        normalize: bool,
+        global_mean: GlobalMean,
+        weighting: Weighting | None = None,
+    ):
+        home = statistics.means.device
+        self._statistics, self._normalize = statistics, normalize
+        self._global_mean: GlobalMean = global_mean
+        self._weight = None if weight is None else weight.to(home)
+        self._bias = None if bias is None else bias.to(home)
+        self._nearest = NearestMean(statistics)
+        self._spread = SpreadWithin(statistics, global_mean=global_mean)
+        counts = statistics.counts[statistics.seen]
+        self._crowded = too_many(_DIRECTIONAL, len(counts))
+        self._directional = None if self._crowded else DirectionalSpread(statistics)
+        self._whitened = self._balanced = None
+        if statistics.scatter is None:
+            if weighting is None:
+                self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
+        elif weighting == "balanced" and bool((counts != counts[:1]).any()):
+            self._balanced = BalancedScatter(statistics)
+        parts = (self._spread, self._directional, self._whitened, self._balanced)
+        self._parts = [part for part in parts if part is not None]
+        self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+
+    @property
+    def totals(self) -> list[Tensor]:
+        """The sums, to be added to in place."""
+        return [self._counts, *(part.totals for part in self._parts)]
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features (N, d), labels (N,)."""
+        home = self._statistics.means.device
+        features, labels = features.to(home), labels.to(home)
+        shown = directions(features) if self._normalize else features
+        for part in self._parts:
+            part.update(shown, labels)
+        if self._weight is not None:
+            decided = decision_counts(self._rule, features, self._weight, self._bias, labels)
+            self._counts += torch.tensor([*decided, len(features)], device=home)
+
+    def result(self) -> Look:
+        """Metrics and accuracy of what was added."""
+        known: dict[str, float | str] = {"hug_intra": float(self._spread.result())}
+        if self._directional is not None:
+            known["cdnv_directional"] = float(self._directional.result())
+        elif self._crowded is not None:
+            known["cdnv_directional"] = self._crowded
+        if self._whitened is not None:
+            known["nc1"] = float(self._whitened.result())
+        elif self._statistics.scatter is None:
+            known["nc1"] = "weighted covariances need the scatter, which takes d x d numbers"
+        if self._balanced is not None:
+            # Of the balanced scatter, what the default says is what was asked for.
+            balanced = self._balanced.result()
+            known["nc1"] = float(nc1(balanced, global_mean=self._global_mean))
+            known["vci"] = float(vci(balanced, global_mean=self._global_mean))
+        if self._weight is None:
+            return Look(None, known)
+        differing, correct, total = self._counts.tolist()
+        enough = int(self._statistics.seen.sum()) > 1
+        known["nc4_disagreement"] = differing / total if enough else math.nan
+        return Look(correct / total, known)
+
+    def _rule(self, block: Tensor) -> Tensor:
+        # The classifier decides on what it was given; only the means are of unit features.
+        return self._nearest(directions(block) if self._normalize else block)
 
 
 def second_look(
@@ -454,7 +600,7 @@ def second_look(
     weighting: Weighting | None = None,
     outsiders: Tensor | None = None,
     distributed: bool = False,
-) -> _Look:
+) -> Look:
     """Compare the classifier with nearest mean and labels, and features with their means."""
     known: dict[str, float | str] = {}
     if outsiders is not None:
@@ -466,57 +612,37 @@ def second_look(
         keys = ["hug_intra", "cdnv_directional"]
         keys += [] if weight is None else ["nc4_disagreement"]
         keys += ["nc1", "vci"] if balance else []
-        return _Look(None, known | dict.fromkeys(keys, reason))
-    nearest, spread = NearestMean(statistics), SpreadWithin(statistics, global_mean=global_mean)
-    crowded = too_many(_DIRECTIONAL, len(counts))
-    directional = None if crowded else DirectionalSpread(statistics)
-    scatter = BalancedScatter(statistics) if balance else None
-    sums = [part for part in (spread, directional, scatter) if part is not None]
-    home = statistics.means.device
-
-    def rule(block: Tensor) -> Tensor:
-        # The classifier decides on what it was given; only the means are of unit features.
-        return nearest(directions(block) if normalize else block)
-
-    if weight is not None:
-        weight, bias = weight.to(home), None if bias is None else bias.to(home)
-    decided = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+        keys += ["nc1"] if statistics.scatter is None else []
+        return Look(None, known | dict.fromkeys(keys, reason))
+    look = SecondLook(
+        statistics,
+        weight,
+        bias,
+        normalize=normalize,
+        global_mean=global_mean,
+        weighting=weighting,
+    )
     for features, labels in batches:
-        features, labels = features.to(home), labels.to(home)
-        shown = directions(features) if normalize else features
-        for part in sums:
-            part.update(shown, labels)
-        if weight is not None:
-            differing, correct = decision_counts(rule, features, weight, bias, labels)
-            decided += torch.tensor([differing, correct, len(features)], device=home)
+        look.update(features, labels)
     if distributed and num_processes() > 1:
-        for total in (decided, *(part.totals for part in sums)):
+        for total in look.totals:
             dist.all_reduce(total)
-    known["hug_intra"] = float(spread.result())
-    known["cdnv_directional"] = crowded or float(directional.result() if directional else math.nan)
-    if scatter is not None:
-        # Of the balanced scatter, what the default says is what was asked for.
-        balanced = scatter.result()
-        known["nc1"] = float(nc1(balanced, global_mean=global_mean))
-        known["vci"] = float(vci(balanced, global_mean=global_mean))
-    if weight is None:
-        return _Look(None, known)
-    differing, correct, total = decided.tolist()
-    known["nc4_disagreement"] = differing / total if len(counts) > 1 else math.nan
-    return _Look(correct / total, known)
+    found = look.result()
+    return Look(found.accuracy, known | found.known)
 
 
 def conclude(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
-    look: _Look,
+    look: Look,
     *,
     normalize: bool,
     global_mean: GlobalMean,
     weighting: Weighting | None = None,
     split: str | None,
     layer: str | None,
+    dtype: torch.dtype | None = None,
 ) -> Measurement:
     """The measurement of statistics and a second look, with its conventions."""
     values, undefined = evaluate(
@@ -536,7 +662,8 @@ def conclude(
         "between_covariance": "classes weighted by their share of the samples"
         if weighting == "samples"
         else "divided by the number of classes seen",
-        "nc1": "divided by the number of classes seen",
+        "nc1": "divided by the number of classes seen"
+        + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
         "nc4": "Euclidean distance to class means of the same data",
     }
@@ -547,6 +674,7 @@ def conclude(
         counts=tuple(statistics.counts.tolist()),
         dim=statistics.dim,
         accuracy=look.accuracy,
+        notes=_notes(statistics, global_mean, dtype),
         statistics=statistics,
         weight=weight,
         bias=bias,
@@ -586,6 +714,27 @@ def _mean_outside(
     if not number:
         raise ValueError("outsiders must yield at least one sample, got none")
     return total / number
+
+
+def _notes(
+    statistics: ClassStatistics, global_mean: GlobalMean, dtype: torch.dtype | None
+) -> tuple[str, ...]:
+    """What a reader of NC1 should know: the matrix it inverts, and the format of the features."""
+    notes = []
+    rank, condition = between_condition(statistics, global_mean=global_mean)
+    if not math.isnan(condition):
+        size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
+        notes.append(f"between-class covariance: rank {rank}, {size}")
+    if dtype in (torch.float16, torch.bfloat16):
+        share = rounding_share(statistics, dtype)
+        if share > _MOST_ROUNDING:
+            name = str(dtype).removeprefix("torch.")
+            how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
+            notes.append(
+                f"of the within-class variance {how}: the number format and not the network makes "
+                "such a collapse; measure features of float32"
+            )
+    return tuple(notes)
 
 
 def _with_progress(loader: Iterable[Any], task: str, show: bool) -> Iterable[Any]:

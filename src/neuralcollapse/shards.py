@@ -1,7 +1,7 @@
 """Features in many files: read one at a time, merged, and measured as if they were one."""
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ from neuralcollapse.checks import (
 )
 from neuralcollapse.files import read_npz, read_tensors
 from neuralcollapse.jackknife import Interval, jackknife_intervals
-from neuralcollapse.measurement import Measurement, as_tensor, conclude, second_look
+from neuralcollapse.measurement import (
+    Look,
+    Measurement,
+    as_tensor,
+    conclude,
+    second_look,
+    wants_scatter,
+)
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
@@ -105,6 +112,7 @@ def measure_shards(
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
     split: str | None = None,
+    scatter: bool | None = None,
     skip_bad: bool = False,
     jackknife: bool = False,
 ) -> ShardMeasurement:
@@ -123,6 +131,9 @@ def measure_shards(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances, "balanced", "samples" or None; see `nc1`. Not with jackknife.
         split: what the data is, for the record, e.g. "train".
+        scatter: accumulate the (d, d) scatter; without it `nc1` takes a second look at the files,
+            in the K-1 directions of the class means, without any (d, d) array. By default up to
+            a width of 5792.
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
         jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
@@ -146,78 +157,153 @@ def measure_shards(
             f"weighting must be left out with jackknife, got {weighting!r}: intervals are those of "
             "the published mixture"
         )
+    reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
     paths = [Path(file) for file in files]
-    if weight is not None:
-        weight = as_tensor("weight", weight)
-    bias = None if bias is None else as_tensor("bias", bias)
-    shards = _Shards(weight, bias, num_classes, normalize)
     kept: list[Path] = []
     skipped: dict[Path, str] = {}
     parts: list[ClassStatistics] = []
-    deal = _MOST_PARTS if jackknife and len(paths) < _LEAST_FILES else 1
+    deal = deals(len(paths), jackknife)
     for path in paths:
         try:
-            own = shards.statistics(path, deal)
+            own = reader.statistics(path, deal)
         except (ValueError, TypeError) as error:
             if not skip_bad:
-                raise _named(path, error) from None
-            skipped[path] = str(_named(path, error))
+                raise named(path, error) from None
+            skipped[path] = str(named(path, error))
             continue
         for number, part in enumerate(own):
-            if deal == 1:
-                number = len(kept) % _MOST_PARTS if jackknife else 0
-            _add(parts, number, part)
+            _add(parts, number if deal > 1 else part_of(len(kept), jackknife), part)
         kept.append(path)
+
+    def look(statistics: ClassStatistics) -> Look:
+        return second_look(
+            statistics,
+            reader.weight,
+            reader.bias,
+            reader.batches(kept),
+            normalize=normalize,
+            global_mean=global_mean,
+            weighting=weighting,
+        )
+
+    return concluded(
+        reader,
+        parts,
+        kept,
+        skipped,
+        look,
+        global_mean=global_mean,
+        weighting=weighting,
+        split=split,
+        jackknife=jackknife,
+    )
+
+
+def deals(num_files: int, jackknife: bool) -> int:
+    """To how many parts the samples of each file are dealt: 1 where files are parts."""
+    return _MOST_PARTS if jackknife and num_files < _LEAST_FILES else 1
+
+
+def part_of(number: int, jackknife: bool) -> int:
+    """The part that a file belongs to, by its number among those that are read."""
+    return number % _MOST_PARTS if jackknife else 0
+
+
+def concluded(
+    reader: "ShardReader",
+    parts: Sequence[ClassStatistics],
+    kept: Sequence[Path],
+    skipped: dict[Path, str],
+    look: Callable[[ClassStatistics], Look],
+    *,
+    global_mean: GlobalMean,
+    weighting: Weighting | None = None,
+    split: str | None,
+    jackknife: bool,
+) -> ShardMeasurement:
+    """The measurement of the statistics of parts, with a second look at the files."""
     if not kept or not any(part.num_samples for part in parts):
         reasons = "; ".join(skipped.values())
         raise ValueError(
             "files must hold at least one sample, got none" + (f": {reasons}" if reasons else "")
         )
-    statistics = _merged(parts)
-    shards.check_classifier(statistics)
-    look = second_look(
-        statistics,
-        shards.weight,
-        shards.bias,
-        shards.batches(kept),
-        normalize=normalize,
-        global_mean=global_mean,
-        weighting=weighting,
-    )
+    statistics = merged(parts)
+    reader.check_classifier(statistics)
     measurement = conclude(
         statistics,
-        shards.weight,
-        shards.bias,
-        look,
-        normalize=normalize,
+        reader.weight,
+        reader.bias,
+        look(statistics),
+        normalize=reader.normalize,
         global_mean=global_mean,
         weighting=weighting,
         split=split,
         layer=None,
+        dtype=reader.dtype,
     )
     intervals = {}
     if jackknife:
         wide = [_padded(part, statistics.num_classes) for part in parts]
-        intervals = jackknife_intervals(wide, shards.weight, global_mean=global_mean)
+        intervals = jackknife_intervals(wide, reader.weight, global_mean=global_mean)
     return ShardMeasurement(measurement, tuple(kept), skipped, intervals)
 
 
-class _Shards:
+class ShardReader:
     """What the files have in common: their width, and a classifier that one of them may hold."""
 
     def __init__(
-        self, weight: Tensor | None, bias: Tensor | None, num_classes: int | None, normalize: bool
+        self,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        num_classes: int | None,
+        normalize: bool,
+        scatter: bool | None,
     ):
         self.weight, self.bias = weight, bias
-        self._given = weight is not None
-        self._num_classes, self._normalize = num_classes, normalize
-        self._dim = None if weight is None else weight.shape[-1]
+        self.given = weight is not None
+        self._num_classes, self.normalize = num_classes, normalize
+        self._scatter = scatter
+        self.dtype: torch.dtype | None = None  # the coarsest of the features'
+        self.dim = None if weight is None else weight.shape[-1]
+
+    @staticmethod
+    def of(
+        weight: Any, bias: Any, num_classes: int | None, normalize: bool, scatter: bool | None
+    ) -> "ShardReader":
+        """For a classifier as a user gives it."""
+        return ShardReader(
+            None if weight is None else as_tensor("weight", weight),
+            None if bias is None else as_tensor("bias", bias),
+            num_classes,
+            normalize,
+            scatter,
+        )
+
+    def join(self, other: "ShardReader", num_classes: int) -> None:
+        """Take over what another reader has found in a file; an error if it does not fit to this.
+
+        The file's statistics hold `num_classes` classes.
+        """
+        if None not in (self.dim, other.dim) and self.dim != other.dim:
+            raise ValueError(
+                f"features must have {self.dim} columns (as in the files before), got {other.dim}"
+            )
+        weight, bias = self.weight, self.bias
+        if not self.given and other.weight is not None:
+            self._check_same(other.weight, other.bias)
+            weight, bias = other.weight, other.bias
+        if weight is not None and self._num_classes is None and num_classes > len(weight):
+            raise ValueError(
+                f"labels must lie in [0, {len(weight)}), the rows of weight, got {num_classes - 1}"
+            )
+        self.dim, self.weight, self.bias = other.dim, weight, bias
+        self._coarsen(other.dtype)
 
     def statistics(self, path: Path, deal: int) -> list[ClassStatistics]:
         """Those of a file's samples, dealt in turns to so many parts."""
         arrays = read_features(path)
         features, labels = self._samples(arrays)
-        weight, bias = (self._classifier_of(arrays)) if not self._given else (None, None)
+        weight, bias = (self._classifier_of(arrays)) if not self.given else (None, None)
         most = int(labels.max()) + 1 if len(labels) else 1
         fixed = self._num_classes or (None if self.weight is None else len(self.weight))
         if fixed is None and weight is not None:
@@ -229,14 +315,18 @@ class _Shards:
                 f"labels must lie below {_MOST_CLASSES} where num_classes is not given, got "
                 f"{most - 1}; pass num_classes if that is meant"
             )
-        shown = directions(features) if self._normalize else features
+        shown = directions(features) if self.normalize else features
         parts = []
         for number in range(deal):
-            accumulator = StatisticsAccumulator(fixed or max(most, 1), features.shape[1])
+            dim = features.shape[1]
+            accumulator = StatisticsAccumulator(
+                fixed or max(most, 1), dim, scatter=wants_scatter(self._scatter, dim)
+            )
             accumulator.update(shown[number::deal], labels[number::deal])
             parts.append(accumulator.result())
         # Only now that all of the file is known to be good.
-        self._dim = features.shape[1]
+        self._coarsen(features.dtype)
+        self.dim = features.shape[1]
         if weight is not None:
             self.weight, self.bias = weight, bias
         return parts
@@ -262,7 +352,7 @@ class _Shards:
         features = check_matrix(
             "features",
             as_tensor("features", arrays["features"]),
-            columns=self._dim,
+            columns=self.dim,
             why="as in the files before",
         )
         return features, check_labels(as_tensor("labels", arrays["labels"]), len(features))
@@ -272,6 +362,10 @@ class _Shards:
             return None, None
         weight = as_tensor("weight", arrays["weight"])
         bias = as_tensor("bias", arrays["bias"]) if "bias" in arrays else None
+        self._check_same(weight, bias)
+        return weight, bias
+
+    def _check_same(self, weight: Tensor, bias: Tensor | None) -> None:
         if self.weight is not None and not (
             torch.equal(self.weight, weight)
             and (self.bias is None) == (bias is None)
@@ -281,7 +375,12 @@ class _Shards:
                 "weight and bias must be those of the files before, got others; give the "
                 "classifier apart from the files"
             )
-        return weight, bias
+
+    def _coarsen(self, dtype: torch.dtype | None) -> None:
+        if dtype is None:
+            return
+        if self.dtype is None or torch.finfo(dtype).eps > torch.finfo(self.dtype).eps:
+            self.dtype = dtype
 
 
 def _add(parts: list[ClassStatistics], number: int, statistics: ClassStatistics) -> None:
@@ -289,10 +388,10 @@ def _add(parts: list[ClassStatistics], number: int, statistics: ClassStatistics)
     if number == len(parts):
         parts.append(statistics)
     else:
-        parts[number] = _merged([parts[number], statistics])
+        parts[number] = merged([parts[number], statistics])
 
 
-def _merged(parts: Sequence[ClassStatistics]) -> ClassStatistics:
+def merged(parts: Sequence[ClassStatistics]) -> ClassStatistics:
     """All of them together, with as many classes as the one that has most."""
     most = max(part.num_classes for part in parts)
     whole = _padded(parts[0], most)
@@ -315,7 +414,8 @@ def _padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
     )
 
 
-def _named(path: Path, error: Exception) -> ValueError:
+def named(path: Path, error: Exception) -> ValueError:
+    """The error, saying which file."""
     text = str(error)
     return ValueError(text if str(path) in text else f"{path}: {text}")
 

@@ -15,14 +15,19 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
 from neuralcollapse.files import read_tensors, write_tensors
+from neuralcollapse.gram import add_gram, mirrored
 from neuralcollapse.precision import FullPrecision
 from neuralcollapse.scalars import check_choice, check_integer
 
 GlobalMean = Literal["class", "sample"]
 
 _FORMAT = "neuralcollapse.ClassStatistics.1"
-# Rows worked on at a time: the residuals of one block stay in the processor's cache.
-_BLOCK_ROWS = 256
+# Numbers in a block of rows that is worked on at a time, and the fewest and most rows of one: the
+# residuals stay in the processor's cache.
+_BLOCK_NUMBERS = 1 << 19
+_LEAST_ROWS, _MOST_ROWS = 256, 4096
+# Rows of one where squares alone are summed.
+_LIGHT_ROWS = 512
 # Classes finished at a time.
 _RESULT_ROWS = 1 << 16
 # Rows whose products are summed in single precision before they go into the double sum.
@@ -243,13 +248,30 @@ def _misfit(counts: Tensor, means: Tensor, spread: Tensor, scatter: Tensor | Non
     return "spread must not be negative" if bool((spread < 0).any()) else None
 
 
+class _BlockBuffers:
+    """Room for one block of rows, used again by the next: fresh memory costs time."""
+
+    def __init__(self, anchors: Tensor, offsets: Tensor, rows: int, *, means: bool):
+        shape = rows, anchors.shape[1]
+        self.residuals = anchors.new_empty(shape)
+        self.before, self.after = (anchors.new_empty(shape if means else 0) for _ in range(2))
+        same = anchors.dtype == offsets.dtype
+        self.sums = self.residuals if same and not means else offsets.new_empty(shape)
+
+    def fit(self, anchors: Tensor, rows: int) -> bool:
+        """Whether these hold so many rows of this type."""
+        return len(self.residuals) >= rows and self.residuals.dtype == anchors.dtype
+
+
 class StatisticsAccumulator:
     """Builds `ClassStatistics` from batches, in place and in one pass.
 
     Residuals are taken against an anchor per class, one of its own samples, before anything is
-    summed, and squares are taken of residuals against the running mean:
+    summed, and squares are taken of residuals to a centre between the mean of the class before
+    the batch and that after it, for which they come out right without a correction:
 
-        scatter += (x - mean_before)^T (x - mean_after)
+        centre = (share * mean_before + mean_after) / (1 + share), share^2 = n_before / n_after
+        scatter += (x - centre)^T (x - centre)
 
     so nothing cancels: a within-class deviation of 1e-5 beside means of size 30 keeps its digits
     in float32, whichever sample came first. Without scatter, squares are taken of residuals to the
@@ -306,6 +328,7 @@ class StatisticsAccumulator:
         self._anchors: Tensor | None = None
         self._pending: Tensor | None = None
         self._pending_rows = 0
+        self._buffers: _BlockBuffers | None = None
         self._bad = zeros(2, dtype=torch.int64)  # samples not finite, labels out of range
 
     @property
@@ -335,9 +358,11 @@ class StatisticsAccumulator:
             self._add_squares(anchors, features, labels)
             return
         with FullPrecision(self.device.type):
-            for start in range(0, len(features), _BLOCK_ROWS):
-                stop = start + _BLOCK_ROWS
-                self._add_block(anchors, features[start:stop], labels[start:stop])
+            rows = min(max(_BLOCK_NUMBERS // self.dim, _LEAST_ROWS), _MOST_ROWS)
+            buffers = self._room_for(anchors, min(rows, len(features)))
+            for start in range(0, len(features), rows):
+                stop = start + rows
+                self._add_block(anchors, features[start:stop], labels[start:stop], buffers)
 
     def merge(self, other: "StatisticsAccumulator | ClassStatistics") -> ClassStatistics:
         """The statistics so far merged with others; see `ClassStatistics.merge`."""
@@ -372,8 +397,7 @@ class StatisticsAccumulator:
             )
         scatter = self._scatter
         if scatter is not None:
-            both = torch.empty_like(scatter, dtype=wide)
-            scatter = torch.add(scatter, scatter.T, out=both).div_(2)
+            scatter = mirrored(scatter.to(wide))
         return ClassStatistics(self._counts.clone(), means, spread, scatter)
 
     def _add_squares(self, anchors: Tensor, features: Tensor, labels: Tensor) -> None:
@@ -382,54 +406,83 @@ class StatisticsAccumulator:
         An anchor is one of the class's n samples, so these squares are at most n + 1 times the
         spread, and little cancels when `result` takes them to the mean.
         """
-        first = self._counts.index_select(0, labels) == 0
+        rows = min(_LIGHT_ROWS, max(1, _BLOCK_NUMBERS // self.dim))
+        if self.device.type != "cpu":
+            rows = max(1, len(features))
+        buffers = self._room_for(anchors, min(rows, len(features)))
+        squares = anchors.new_empty(len(features))
+        for start in range(0, len(features), rows):
+            block, own = features[start : start + rows], labels[start : start + rows]
+            residuals = self._residuals(anchors, block, own, buffers)
+            self._counts.index_add_(0, own, torch.ones_like(own))
+            torch.linalg.vector_norm(residuals, dim=1, out=squares[start : start + rows])
+            self._add_offsets(own, residuals, buffers)
+        self._spread.index_add_(0, labels, squares.to(self.dtype).square_())
+
+    def _add_block(
+        self, anchors: Tensor, block: Tensor, labels: Tensor, buffers: _BlockBuffers
+    ) -> None:
+        residuals = self._residuals(anchors, block, labels, buffers)
+        # A class at a time on the CPU; on a GPU, which is not to be waited for, a sample at a time.
+        rows, places = labels, None
         if self.device.type == "cpu":
-            new = first.nonzero().squeeze(1)
-            anchors.index_copy_(0, labels[new], features[new].to(anchors.dtype))
-        else:  # without waiting for how many are new
-            places = torch.where(first, labels, self.num_classes)
-            anchors.index_copy_(0, places, features.to(anchors.dtype))
+            rows, places = torch.unique(labels, return_inverse=True)
+        num_before, before = self._mean_residuals(rows, buffers.before, buffers.sums)
         self._counts.index_add_(0, labels, torch.ones_like(labels))
-        rows = _BLOCK_ROWS if self.device.type == "cpu" else max(1, len(features))
-        buffer = anchors.new_empty(min(rows, len(features)), self.dim)
-        squares = []
-        for block, own in zip(features.split(rows), labels.split(rows), strict=True):
-            residuals = buffer[: len(block)]
-            torch.index_select(anchors, 0, own, out=residuals)
-            torch.sub(block.to(anchors.dtype), residuals, out=residuals)
-            squares.append(torch.linalg.vector_norm(residuals, dim=1))
-            self._offsets.index_add_(0, own, residuals.to(self.dtype))
-        if squares:
-            self._spread.index_add_(0, labels, torch.cat(squares).to(self.dtype).square_())
+        self._add_offsets(labels, residuals, buffers)
+        num_after, centres = self._mean_residuals(rows, buffers.after, buffers.sums)
+        share = (num_before / num_after).sqrt_()[:, None]
+        centres.add_(before.mul_(share)).div_(1 + share)
+        if places is not None:
+            centres = torch.index_select(centres, 0, places, out=buffers.before[: len(block)])
+        residuals.sub_(centres)
 
-    def _add_block(self, anchors: Tensor, block: Tensor, labels: Tensor) -> None:
-        block = block.to(anchors.dtype)
-        before = self._counts.index_select(0, labels)
-        first = before == 0
-        # Where a class is new, one of its samples becomes the anchor; which one does not matter.
-        anchors.index_copy_(0, torch.where(first, labels, self.num_classes), block)
-        residuals = block - anchors.index_select(0, labels)
-
-        mean_before = self._mean_residuals(labels, before, anchors.dtype)
-        self._counts.index_add_(0, labels, torch.ones_like(labels))
-        self._offsets.index_add_(0, labels, residuals.to(self.dtype))
-        after = self._counts.index_select(0, labels)
-        mean_after = self._mean_residuals(labels, after, anchors.dtype)
-        mean_before = torch.where(first[:, None], mean_after, mean_before)
-
-        to_before, to_after = mean_before.neg_().add_(residuals), residuals.sub_(mean_after)
         if self._pending is not None:
-            self._pending.addmm_(to_before.T, to_after)
+            add_gram(self._pending, residuals)
             self._pending_rows += len(block)
             if self._pending_rows >= _FLUSH_ROWS:
                 self._flush()
-        squares = to_before.mul_(to_after).sum(1, dtype=self.dtype)
+        squares = torch.linalg.vector_norm(residuals, dim=1).to(self.dtype).square_()
         self._spread.index_add_(0, labels, squares)
 
-    def _mean_residuals(self, labels: Tensor, counts: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, d), the mean residual so far of each sample's class."""
-        sums = self._offsets.index_select(0, labels).to(dtype)
-        return sums / counts.clamp(min=1)[:, None]
+    def _add_offsets(self, labels: Tensor, residuals: Tensor, buffers: _BlockBuffers) -> None:
+        if residuals.dtype != self.dtype:
+            residuals = buffers.sums[: len(residuals)].copy_(residuals)
+        self._offsets.index_add_(0, labels, residuals)
+
+    def _room_for(self, anchors: Tensor, rows: int) -> _BlockBuffers:
+        """Buffers for so many rows, those of the last update if they will do."""
+        if self._buffers is None or not self._buffers.fit(anchors, rows):
+            means = self._scatter is not None
+            self._buffers = _BlockBuffers(anchors, self._offsets, rows, means=means)
+        return self._buffers
+
+    def _residuals(
+        self, anchors: Tensor, block: Tensor, labels: Tensor, buffers: _BlockBuffers
+    ) -> Tensor:
+        """(B, d), to the anchors; where a class is new, one of its samples becomes the anchor."""
+        block = block.to(anchors.dtype)
+        first = self._counts.index_select(0, labels) == 0
+        if self.device.type == "cpu":
+            new = first.nonzero().squeeze(1)
+            if len(new):
+                own = block if len(new) == len(block) else block.index_select(0, new)
+                anchors.index_copy_(0, labels.index_select(0, new), own)
+        else:  # without waiting for how many are new
+            anchors.index_copy_(0, torch.where(first, labels, self.num_classes), block)
+        residuals = buffers.residuals[: len(block)]
+        torch.index_select(anchors, 0, labels, out=residuals)
+        return torch.sub(block, residuals, out=residuals)
+
+    def _mean_residuals(self, rows: Tensor, out: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """(R,) counts so far and (R, d) mean residuals so far, of the classes in `rows`."""
+        counts = self._counts.index_select(0, rows).to(out.dtype)
+        means = out[: len(rows)]
+        if sums.dtype == out.dtype:
+            torch.index_select(self._offsets, 0, rows, out=means)
+        else:
+            means.copy_(torch.index_select(self._offsets, 0, rows, out=sums[: len(rows)]))
+        return counts, means.div_(counts.clamp(min=1)[:, None])
 
     def _choose_precision(self, dtype: torch.dtype) -> Tensor:
         """The anchors, set up or widened to the working precision for features of this type."""

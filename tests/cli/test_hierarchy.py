@@ -50,12 +50,18 @@ def test_json_holds_the_same_and_the_tree(table: Path, kind: str) -> None:
     assert counts == tree.pair_counts(kind)  # pyright: ignore[reportArgumentType]
     assert facts["level_sizes"] == [1, 2, 3]
     assert (facts["num_classes"], facts["num_nodes"], facts["total_height"]) == (3, 5, 2)
+    # What is printed is a hierarchy file.
+    kept = table.with_name("kept.json")
+    kept.write_text(outcome.out)
+    assert Hierarchy.from_file(kept) == tree
 
 
 def test_built_in_trees_folders_headers_and_orders(tmp_path: Path) -> None:
     counts = json.loads(run("hierarchy", "cifar100", "--json").assert_ok())["pair_counts"]
     assert counts == {"1": 200, "2": 525, "3": 1050, "4": 900, "5": 2275}
     assert "Ankle boot  9" in run("hierarchy", "fashion-mnist").assert_ok()
+    assert "bird n01503061" in run("hierarchy", "wordnet").assert_ok()
+    assert "Greek Γ" in run("hierarchy", "glyphs").assert_ok()
     for name in ("a/x", "a/y", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
     assert "3 classes, 5 nodes" in run("hierarchy", tmp_path / "data").assert_ok()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cli.command import in_process, run
+from neuralcollapse.cli.predict import announced
 from neuralcollapse.theory import predict
 
 KEYS = (
@@ -125,7 +126,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "weights": (("--counts", "9,5", "--class-weights", "1,2"), "class_weights must be given for"),
     "smoothing": (("--counts", "9,5", "--label-smoothing", 0.1), "must go with loss=label_smoo"),
     "power": (("--counts", "9,5", "--focal-power", 1), "focal_power must go with loss=focal"),
-    "relu": (("--counts", "9,5", "--activation", "relu", "--bias", "free"), "activation='relu'"),
+    "relu": (("--counts", "20,9,3", "--activation", "relu", "--bias", "free"), "activation='relu'"),
 }  # fmt: skip
 
 
@@ -158,3 +159,25 @@ def test_a_width_below_the_rank_is_named():
     found = as_json("--counts", "9,5,2", "--dim", 2)
     assert found["status"] == ["alive", "alive", "collapsed"]
     assert any("width 2 is below 3 classes" in text for text in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    "number, options, said",
+    [
+        (201, {"loss": "ce"}, True),
+        (201, {"loss": "mse", "bias": 0.1}, True),
+        (201, {"loss": "weighted_mse", "bias": "free"}, True),
+        (101, {"loss": "ce"}, False),
+        (201, {"loss": "mse", "bias": "free"}, False),
+        (201, {"loss": "weighted_mse"}, False),
+        (201, {"loss": "ce", "activation": "relu"}, False),
+    ],
+)
+def test_a_convex_program_of_many_counts_is_announced(
+    number: int, options: dict[str, Any], said: bool, capsys: pytest.CaptureFixture[str]
+):
+    with announced(list(range(1, number + 1)), {"bias": "none", "activation": "linear", **options}):
+        pass
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert (f"a convex program over {number} different counts" in err) == said

@@ -17,6 +17,7 @@ import pytest
 
 from cli.command import run, stopped
 from neuralcollapse.cli.main import app
+from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.record import Run, find_runs
 from neuralcollapse.train.config import TrainConfig
 from train.runs import assert_same_run, plain_rows
@@ -194,6 +195,26 @@ def test_without_a_choice_two_methods_are_trained_and_reported(tmp_path: Path) -
 def test_a_choice_trains_one_method(tmp_path: Path) -> None:
     run("train", "--out", tmp_path / "out", *SMALL, "--head", "cosine").assert_ok()
     assert [run.name for run in find_runs(tmp_path / "out")] == ["cross-entropy-cosine"]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["file", "of the data"])
+def test_a_frame_of_the_hierarchy_reports_the_mistakes(tmp_path: Path, given: bool) -> None:
+    tree = tmp_path / "tree.json"
+    tree.write_text(run("hierarchy", "wordnet", "--json").assert_ok())
+    arguments = ["--data", "wordnet:buckets=64", "--limit", 122, "--epochs", 1, "--width", 16]
+    arguments += ["--loss", "frame-cosine", "--frame", "hierarchy:decay_rate=2"]
+    arguments += ["--hierarchy", tree] if given else []
+    shown = run("train", *arguments, "--out", tmp_path / "out").assert_ok()
+    (line,) = [line for line in shown.splitlines() if line.startswith("mistake_severity ")]
+    _, value, best, chance = line.split()
+    assert float(best) < float(value)
+    # The mean distance of two different classes, each as likely as the others.
+    counts = Hierarchy.wordnet().pair_counts()
+    mean = sum(distance * count for distance, count in counts.items()) / sum(counts.values())
+    assert float(chance) == pytest.approx(mean, rel=1e-3)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for heading in ("Mistakes on the tree", "The tree with its mistakes", "What is taken for what"):
+        assert heading in page
 
 
 def test_by_default_the_next_free_folder_is_taken(
@@ -462,7 +483,8 @@ def test_a_hostile_record_is_one_sentence(finished: Path, tmp_path: Path, name: 
 @pytest.mark.distributed
 def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
     """Each in a process of its own, then here; compared with one that ran through."""
-    options = [*SMALL, "--epochs", 60, "--measure-every", 2, "--checkpoint-seconds", 0.1]
+    # So long that the signal comes in time, also on a busy machine.
+    options = [*SMALL, "--epochs", 160, "--measure-every", 10, "--checkpoint-seconds", 0.1]
     out, whole = tmp_path / "out", tmp_path / "whole"
 
     def measured(number: int, method: str) -> Callable[[], bool]:
@@ -470,7 +492,7 @@ def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
         return lambda: file.is_file() and file.read_bytes().count(b"\n") >= number
 
     first, second = "cross-entropy-linear", "dot-regression-simplex"
-    stop = stopped(signal.SIGINT, measured(5, first), "train", "--out", out, *options)
+    stop = stopped(signal.SIGINT, measured(2, first), "train", "--out", out, *options)
     assert stop.code == 130
     assert stop.out == ""
     hint = f"interrupted; continue with: neuralcollapse train --resume --out {out}"
@@ -478,10 +500,10 @@ def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
     assert "Traceback" not in stop.err
     record = Run.open(out / first)
     assert (record.summary() or {})["status"] == "interrupted"
-    assert len(record.rows()) >= 5
+    assert len(record.rows()) >= 2
     assert Run.open(out / second).rows() == []
 
-    kill = stopped(signal.SIGKILL, measured(5, second), "train", "--resume", "--out", out)
+    kill = stopped(signal.SIGKILL, measured(2, second), "train", "--resume", "--out", out)
     assert kill.code == -signal.SIGKILL
     assert (Run.open(out / first).summary() or {})["status"] == "finished"
     assert Run.open(out / second).summary() is None
@@ -489,7 +511,7 @@ def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
     assert "report: " in run("train", "--resume", "--out", out).assert_ok()
     run("train", "--out", whole, *options).assert_ok()
     for resumed, straight in zip(find_runs(out), find_runs(whole), strict=True):
-        assert len(plain_rows(straight)) == 31
+        assert len(plain_rows(straight)) == 17
         assert_same_run(resumed, straight)
 
 

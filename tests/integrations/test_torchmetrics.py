@@ -17,6 +17,7 @@ from cases import World, world_cases
 from neuralcollapse import METRICS, ClassStatistics, LinearHead, measure_features
 from neuralcollapse.integrations.torchmetrics import NeuralCollapse
 from neuralcollapse.metrics.table import evaluate
+from processes import collect_shares, run_processes
 
 SECOND_LOOK = {"nc4_disagreement", "hug_intra", "cdnv_directional", "nc5_orthogonality"}
 # Merging in another order rounds otherwise; double precision, well conditioned worlds.
@@ -344,54 +345,12 @@ def test_a_missing_package_names_the_extra() -> None:
 
 # --- processes ----------------------------------------------------------------------------------
 
-PROCESS = """
-import sys, torch, torch.distributed as dist
-from torchmetrics import MetricCollection
-from neuralcollapse import measure_features
-from neuralcollapse.integrations.torchmetrics import NeuralCollapse
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-labels = torch.arange(41) % 4
-features = torch.randn(41, 6, generator=torch.Generator().manual_seed(0)).double() + labels[:, None]
-weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
-whole = measure_features(features, labels, weight)
-third, first, classes = torch.arange(41) % 3 == 0, torch.arange(41) >= 0, labels < 2
-for split in (third, first, classes):
-    own = split if rank == 0 else ~split
-    both = MetricCollection([NeuralCollapse(4, 6, weight=weight)])
-    for x, y in zip(features[own].split(5), labels[own].split(5)):
-        both.update(x, y)
-    for _ in range(2):
-        values = both.compute()
-        for key, value in values.items():
-            assert abs(value - whole[key]) <= 1e-9 * abs(whole[key]) + 1e-12, (key, value)
-    assert both["NeuralCollapse"].statistics.num_samples == int(own.sum())
-    both.update(features[:1], labels[:1])  # on with the local state
-dist.destroy_process_group()
-"""
-
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_processes_with_uneven_shards_get_the_numbers_of_the_whole(tmp_path: Path) -> None:
     """A third and two thirds; all and nothing; half of the classes each."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=200)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    for worker, error in zip(workers, errors, strict=True):
-        assert worker.returncode == 0, error
+    run_processes(collect_shares, tmp_path)
 
 
 def test_the_table_is_covered() -> None:

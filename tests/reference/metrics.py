@@ -91,6 +91,28 @@ def nc1_trace_ratio(m: Moments, global_mean: str = "class") -> float:
     return float(np.trace(m.within)) / between
 
 
+def nc1_trace_unbiased(m: Moments, global_mean: str = "class") -> float:
+    """The ratio of unbiased estimates of the two traces, nan where there is none.
+
+    The estimate of |mu_k - mu_G|^2 takes off the expected square of its error, which is that of
+    (1 - w_k) e_k - sum over the others of w_j e_j, with e_j the error of the mean of class j.
+    """
+    classes = len(m.seen)
+    if m.total == classes:
+        return math.nan
+    pooled = sum(s * n for s, n in zip(m.spread, m.counts, strict=True)) / (m.total - classes)
+    errors = [
+        (s * n / (n - 1) if n > 1 else pooled) / n for s, n in zip(m.spread, m.counts, strict=True)
+    ]
+    shares = [n / m.total if global_mean == "sample" else 1 / classes for n in m.counts]
+    between = 0.0
+    for k, centred in enumerate(m.centred(global_mean)):
+        between += float(centred @ centred) / classes
+        for j, (share, error) in enumerate(zip(shares, errors, strict=True)):
+            between -= ((1 - share) if j == k else share) ** 2 * error / classes
+    return pooled / between if between > 0 else math.nan
+
+
 def cdnv(m: Moments) -> float:
     """Mean over ordered pairs of (v_k + v_j) / (2 |mu_k - mu_j|^2)."""
     values = []
@@ -399,6 +421,7 @@ def all_metrics(
     values = {
         "nc1": nc1(m, global_mean),
         "nc1_trace_ratio": nc1_trace_ratio(m, global_mean),
+        "nc1_trace_unbiased": nc1_trace_unbiased(m, global_mean),
         "cdnv": cdnv(m),
         "cdnv_directional": cdnv_directional(features, labels, m),
         "vci": vci(m, global_mean),

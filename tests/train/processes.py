@@ -17,7 +17,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from neuralcollapse.hierarchy import Hierarchy
@@ -83,17 +82,12 @@ def dropping_out() -> Iterator[None]:
 
 def normalise_shares(rank: int, world: int, folder: str) -> None:
     """Run every case of `cases.pt` on this process's share of its batch and keep what came out."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
-    )
     results = []
     for module, steps in torch.load(f"{folder}/cases.pt", weights_only=False):
         holder = nn.Sequential(module)
         synchronise_batch_norm(holder)
         results.append(normalised(holder, [(x[rank::world], g[rank::world]) for x, g in steps]))
     torch.save(results, f"{folder}/result-{rank}.pt")
-    dist.destroy_process_group()
 
 
 def normalised(module: nn.Module, steps: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
@@ -114,11 +108,6 @@ def normalised(module: nn.Module, steps: list[tuple[torch.Tensor, torch.Tensor]]
 
 def count_shares(rank: int, world: int, folder: str) -> list[Any]:
     """Mistakes on this process's share of some batches, all processes together; kept in a file."""
-    torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
-        )
     counted = []
     for number in (31, 8, 1):
         generator = torch.Generator().manual_seed(number)
@@ -133,5 +122,4 @@ def count_shares(rank: int, world: int, folder: str) -> list[Any]:
             counted.append([tally.result().to_dict(), tally.confusion().tolist()])
     if world > 1:
         torch.save(counted, f"{folder}/counted-{rank}.pt")
-        dist.destroy_process_group()
     return counted

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from neuralcollapse.report.history import read_histories
 from neuralcollapse.report.wording import verdict
-from neuralcollapse.train.alarm import MERGING_COSINE, MinorityAlarm, alarm_history, rare_classes
+from neuralcollapse.train.alarm import (
+    FADED_LENGTH,
+    MERGING_COSINE,
+    MinorityAlarm,
+    alarm_history,
+    rare_classes,
+)
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import load_data
 from neuralcollapse.train.loop import create_run, train
@@ -44,6 +50,35 @@ def test_a_pair_is_named_above_the_threshold_and_not_below():
     assert (alarm.kind, alarm.classes) == ("measured", (4, 5))
     assert alarm.cosine == pytest.approx(0.91, abs=1e-6)
     assert alarm.text == "class n4 and class n5 are merging: cosine 0.910 between their means"
+
+
+def faded(shares: list[float], head: str = "linear", **options: Any) -> list[Any]:
+    """The alarms for rows of these lengths; counts 4096, 256, 256, 256, 16, 1."""
+    counts = [4096, 256, 256, 256, 16, 1]
+    alarm = MinorityAlarm({**BARE, "head": head}, counts, NAMES)
+    rows = torch.diag(torch.tensor(shares))
+    return alarm(options.get("epoch", 3), torch.eye(6), rows)
+
+
+def test_a_rare_class_fades_where_its_row_is_shorter_than_its_count_gives():
+    # (16 / 256)^(1/4) = 0.5, and (1 / 256)^(1/4) = 0.25.
+    edge = [2.0, 1.0, 1.0, 1.0, 0.5 * FADED_LENGTH, 0.25 * FADED_LENGTH]
+    assert faded([*edge[:4], 1.001 * edge[4], 1.001 * edge[5]]) == []
+    (alarm,) = faded([*edge[:4], 0.999 * edge[4], 1.001 * edge[5]])
+    assert (alarm.kind, alarm.classes, alarm.cosine) == ("fading", (4,), None)
+    assert alarm.text == (
+        "class n4 is fading: its row of the classifier is 0.40 of the median row, where its "
+        "16 training samples would give 0.50"
+    )
+    assert [alarm.classes for alarm in faded([1.0] * 4 + [0.1, 0.1])] == [(5,), (4,)]
+
+
+def test_only_rare_classes_of_linear_heads_fade_and_not_before_training():
+    assert faded([1.0, 1e-3, 1.0, 1.0, 1.0, 1.0]) == []
+    assert faded([1.0] * 5 + [0.0], epoch=0) == []
+    assert faded([1.0] * 5 + [0.0], head="cosine") == []
+    assert len(faded([1.0] * 5 + [0.0], head="deep-linear:3")) == 1
+    assert faded([0.0] * 6) == []
 
 
 def test_frequent_classes_are_not_looked_at():

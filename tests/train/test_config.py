@@ -181,6 +181,14 @@ def test_a_hierarchy_must_be_given_where_one_is_needed(given: dict[str, str]) ->
         TrainConfig.from_values(given).methods()
     (chosen,) = TrainConfig.from_values({**given, "hierarchy": "cifar100"}).methods()
     assert chosen.hierarchy == "cifar100"
+    # Data that bring one need none given, and another one given comes first.
+    (chosen,) = TrainConfig.from_values({**given, "data": "wordnet:buckets=64"}).methods()
+    assert chosen.hierarchy == "wordnet"
+    (chosen,) = TrainConfig.from_values({**given, "data": "wordnet", "hierarchy": "t"}).methods()
+    assert chosen.hierarchy == "t"
+    # Where no method needs one, nothing is added.
+    (chosen,) = TrainConfig(data="wordnet", loss="cross-entropy").methods()
+    assert chosen.hierarchy is None
 
 
 CHOSEN: list[tuple[dict[str, str], str, str]] = [

@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuralcollapse.train import data as data_module
+from neuralcollapse.train import fashion_mnist
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import DATA_ROOT_VARIABLE, Data, load_data
 
-PLACE = data_module._DEBIAN_FASHION_MNIST
+PLACE = fashion_mnist.DEBIAN
 
 
 def load(name: str, root: Path | None = None, **options: Any) -> Data:
@@ -168,7 +168,7 @@ def write_idx(folder: Path, *, compressed: bool = True, per_class: int = 4) -> n
 @pytest.fixture
 def nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No Fashion-MNIST but what a test writes, and no torchvision."""
-    monkeypatch.setattr(data_module, "_DEBIAN_FASHION_MNIST", tmp_path / "not-there")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "not-there")
     monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
@@ -195,7 +195,7 @@ def test_the_places_are_searched_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     for number, folder in enumerate((named, variable, debian)):
         write_idx(folder, per_class=4 + number)
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(variable))
-    monkeypatch.setattr(data_module, "_DEBIAN_FASHION_MNIST", debian)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", debian)
 
     def size(root: Path | None) -> int:
         return load("fashion-mnist", root).counts()["test"][0]
@@ -219,16 +219,16 @@ def test_missing_fashion_mnist_says_how_to_get_it() -> None:
 def test_torchvision_downloads_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_module, "_DEBIAN_FASHION_MNIST", tmp_path / "not-there")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "not-there")
     monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
     asked: list[tuple[str, bool, bool]] = []
 
-    def fashion_mnist(root: str, train: bool, download: bool) -> SimpleNamespace:
+    def downloaded(root: str, train: bool, download: bool) -> SimpleNamespace:
         asked.append((root, train, download))
         labels = torch.arange(10).repeat(5)
         return SimpleNamespace(data=torch.zeros(50, 28, 28, dtype=torch.uint8), targets=labels)
 
-    datasets = SimpleNamespace(FashionMNIST=fashion_mnist)
+    datasets = SimpleNamespace(FashionMNIST=downloaded)
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(datasets=datasets))
     monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
     data = load("fashion-mnist", tmp_path)

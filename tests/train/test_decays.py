@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from neuralcollapse.heads import DeepLinearHead
 from neuralcollapse.record import Run
+from neuralcollapse.train import loop
+from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.loop import check_trainable, create_run, train
 from neuralcollapse.train.network import Objective, make_loss, make_network, parameter_groups
 from train.runs import assert_same_run, blobs, everything, method, started, trained
@@ -121,12 +125,19 @@ def test_a_resumed_run_of_several_groups_has_the_same_bits(tmp_path: Path, monke
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_come_to_what_one_does(tmp_path: Path):
+def test_two_processes_come_to_what_one_does(tmp_path: Path, monkeypatch):
+    def two_quick_devices(config: TrainConfig) -> Fabric:
+        # The processes come from a server that has the imports behind it.
+        ddp = DDPStrategy(start_method="forkserver")
+        return Fabric(accelerator="cpu", strategy=ddp, devices=config.devices, precision="64-true")
+
     data = blobs()
     options = {**DEEP, "feature_decay": 1e-4, "precision": "64", "accelerator": "cpu"}
     runs = []
     for devices in (1, 2):
         run = create_run(tmp_path / str(devices), method(**options, devices=devices), data)
+        if devices > 1:
+            monkeypatch.setattr(loop, "_fabric", two_quick_devices)
         assert train(run, data, progress=False) == "finished"
         runs.append(run)
     one, two = (run.snapshot(4) for run in runs)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 
 from neuralcollapse.train.synchronised import synchronise_batch_norm
+from processes import run_processes
 from train.processes import normalise_shares, normalised
 
 WORLD = 2
@@ -62,7 +62,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What each process found, by rank."""
     folder = tmp_path_factory.mktemp("gloo")
     torch.save([(module, batches) for module, batches, _ in CASES.values()], folder / "cases.pt")
-    start_processes(normalise_shares, (WORLD, str(folder)), WORLD, start_method="forkserver")
+    run_processes(normalise_shares, folder, WORLD)
     return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 
 from neuralcollapse import Hierarchy, MistakeAccumulator
 from neuralcollapse.hierarchy.distances import DISTANCE_KINDS
@@ -18,6 +17,7 @@ from neuralcollapse.train.config import DISTANCES, TrainConfig
 from neuralcollapse.train.loop import train
 from neuralcollapse.train.network import Network, load_network, make_loss
 from neuralcollapse.train.tally import MistakeTally
+from processes import run_processes
 from train.processes import count_shares
 from train.runs import blobs, everything, method, plain_rows, started, trained
 
@@ -127,7 +127,7 @@ def test_a_second_look_at_the_batches_is_not_counted() -> None:
 def test_two_processes_count_what_one_does(tmp_path: Path) -> None:
     """Shares of unequal length, one of them empty."""
     (tmp_path / "tree.nwk").write_text(TREE)
-    start_processes(count_shares, (2, str(tmp_path)), 2, start_method="forkserver")
+    run_processes(count_shares, tmp_path)
     one = count_shares(0, 1, str(tmp_path))
     for rank in range(2):
         for alone, shared in zip(one, torch.load(tmp_path / f"counted-{rank}.pt"), strict=True):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from neuralcollapse.hierarchy import Hierarchy
 
-BUILT_IN = ("cifar100", "fashion-mnist")
+BUILT_IN = ("cifar100", "fashion-mnist", "glyphs", "wordnet")
 
 
 def hierarchy(
@@ -20,7 +20,7 @@ def hierarchy(
         typer.Argument(
             help="A table of levels from coarse to fine (.csv, .tsv), nested names (.json), "
             "Newick (.nwk), two columns parent and child (.txt), a folder of folders, or "
-            "cifar100 or fashion-mnist."
+            "cifar100, fashion-mnist, glyphs or wordnet."
         ),
     ],
     as_json: Annotated[
@@ -66,7 +66,12 @@ def _read(file: Path, header: bool, order: Any) -> "Hierarchy":
     from neuralcollapse.hierarchy import Hierarchy
 
     if str(file) in BUILT_IN and not file.exists():
-        return Hierarchy.cifar100() if str(file) == "cifar100" else Hierarchy.fashion_mnist()
+        if str(file) == "glyphs":
+            from neuralcollapse.train.glyph_sets import glyph_hierarchy
+
+            return glyph_hierarchy()
+        known = {"cifar100": Hierarchy.cifar100, "fashion-mnist": Hierarchy.fashion_mnist}
+        return known.get(str(file), Hierarchy.wordnet)()
     if file.is_dir():
         return Hierarchy.from_folder(file)
     return Hierarchy.from_file(file, header=header, order=order)

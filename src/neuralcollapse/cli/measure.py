@@ -68,6 +68,14 @@ def measure(
         bool,
         typer.Option("--jackknife", help="Also give 95 % intervals, by leaving out parts."),
     ] = False,
+    engine: Annotated[
+        Literal["serial", "ray"],
+        typer.Option(help="Read the files here one by one, or on a Ray cluster (extra ray)."),
+    ] = "serial",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster, such as auto; without it one is started here."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
     ] = None,
@@ -91,8 +99,10 @@ def measure(
         if "weight" not in held:
             raise ValueError(f"{classifier} must hold the array 'weight'")
         options |= {"weight": held["weight"], "bias": held.get("bias")}
+    if address is not None and engine != "ray":
+        raise ValueError("--address must come with --engine ray, got an address alone")
     paths = shard_files(files)
-    if len(paths) == 1 and not jackknife and not skip_bad:
+    if len(paths) == 1 and not jackknife and not skip_bad and engine == "serial":
         arrays = read_features(paths[0])
         if outsiders is not None:
             held = read_arrays(outsiders)
@@ -109,7 +119,16 @@ def measure(
         for name, value in (("outsiders", outsiders), ("against", against)):
             if value is not None:
                 raise ValueError(f"{name} must go with one file, without jackknife and skip-bad")
-        shards = measure_shards(paths, skip_bad=skip_bad, jackknife=jackknife, **options)
+        options |= {"skip_bad": skip_bad, "jackknife": jackknife}
+        if engine == "ray":
+            if weighting is not None:
+                raise ValueError("weighting must be left out with engine ray")
+            del options["weighting"]
+            from neuralcollapse.cluster import measure_shards_on_ray
+
+            shards = measure_shards_on_ray(paths, address=address, **options)
+        else:
+            shards = measure_shards(paths, **options)
         result = {
             "files": [str(path) for path in shards.files],
             "skipped": {str(path): reason for path, reason in shards.skipped.items()},

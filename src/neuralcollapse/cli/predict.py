@@ -1,6 +1,7 @@
 """`neuralcollapse predict`: what a network will collapse to, before it is trained."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,8 @@ import typer
 from neuralcollapse.scalars import check_integer
 from neuralcollapse.train.config import imbalance_ratio
 
+# Distinct counts from which a convex program takes more than some seconds.
+_MANY_GROUPS = 150
 # Gram matrices of more classes would take tens of megabytes as text.
 _MOST_CLASSES_WITH_GRAMS = 500
 
@@ -88,7 +91,8 @@ def predict(
     sizes = _counts(counts, classes, per_class, imbalance)
     from neuralcollapse import theory
 
-    prediction = theory.predict(sizes, **options)
+    with announced(sizes, options):
+        prediction = theory.predict(sizes, **options)
     if out is not None:
         _write(prediction, out)
     if as_json:
@@ -97,6 +101,26 @@ def predict(
     print(prediction)
     if out is not None:
         print(f"written: {out}")
+
+
+def announced(sizes: list[int], options: dict[str, Any]) -> AbstractContextManager[Any]:
+    """Says on standard error that it will take long, where it will."""
+    groups, loss, bias = len(set(sizes)), options["loss"], options["bias"]
+    closed = (loss == "mse" and bias in ("none", "free")) or (loss, bias) == (
+        "weighted_mse",
+        "none",
+    )
+    if groups <= _MANY_GROUPS or closed or options["activation"] == "relu":
+        return nullcontext()
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.print(
+        f"a convex program over {groups} different counts: half a minute for 300, the time of "
+        "twice as many is ten times as long; equal counts are solved as one",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    return console.status("solving")
 
 
 def _check_out(out: Path | None) -> None:

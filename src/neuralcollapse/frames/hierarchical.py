@@ -308,11 +308,8 @@ Similarities = BranchingGram | DenseGram
 
 def _floor(cosines: Similarities, floor: float | str) -> float:
     least = cosines.least_floor
-    if floor == "exact":
-        return least
-    if floor == "search":
-        return _searched_floor(cosines)
-    assert not isinstance(floor, str)
+    if isinstance(floor, str):
+        return least if floor == "exact" else _searched_floor(cosines)
     if floor < least - ROUNDING * max(1.0, abs(least)):
         cosines.floor = floor
         raise ValueError(

@@ -1,5 +1,6 @@
 """Distances between classes of a tree under a named convention, and the check of a matrix."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,6 +14,8 @@ DISTANCE_KINDS: tuple[DistanceKind, ...] = get_args(DistanceKind)
 
 # Relative to the largest entry: what float64 rounding and files of 6 digits leave.
 TOLERANCE = 1e-6
+# Rows that are put in the order of the labels at a time: few enough to stay in the cache.
+_ROWS = 32
 
 
 def node_distances(tree: "Arrangement", kind: str) -> np.ndarray:
@@ -27,11 +30,28 @@ def smallest_type(largest: int) -> type:
     return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
 
 
-def painted_distances(tree: "Arrangement", node_of_class: np.ndarray, kind: str) -> np.ndarray:
-    """(K, K) integers, the distances in the order of the labels.
+def distance_rows(
+    tree: "Arrangement", node_of_class: np.ndarray, kind: str
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some rows after the other of the distances in the order of the labels, as integers."""
+    squares = _painted(tree, node_of_class, kind)
+    place = tree.start[node_of_class]
+    sorted_already = np.array_equal(place, np.arange(len(place)))
+    depth = tree.depth[node_of_class].astype(squares.dtype)
+    for first in range(0, len(place), _ROWS):
+        rows = slice(first, min(first + _ROWS, len(place)))
+        block = squares[rows] if sorted_already else squares[place[rows]].take(place, 1)
+        if kind == "path":
+            block = block + (depth[rows, None] + depth)
+            np.fill_diagonal(block[:, rows], 0)
+        yield rows, block
 
-    In the depth-first order a node owns a square; what lies in it and in no child's square is its
-    own. Every entry is written once, by two slices a node.
+
+def _painted(tree: "Arrangement", node_of_class: np.ndarray, kind: str) -> np.ndarray:
+    """(K, K) integers, distances in the depth-first order; of paths less the depths.
+
+    In that order a node owns a square; what lies in it and in no child's square is its own. Every
+    entry is written once, by two slices a node.
     """
     num_classes = len(node_of_class)
     value = node_distances(tree, kind)
@@ -54,12 +74,6 @@ def painted_distances(tree: "Arrangement", node_of_class: np.ndarray, kind: str)
     for low, node in zip(place[inner].tolist(), node_of_class[inner].tolist(), strict=True):
         squares[low, low : tree.stop[node]] = value[node]
     np.fill_diagonal(squares, 0)
-    if not np.array_equal(place, np.arange(num_classes)):
-        squares = squares.take(place, 0).take(place, 1)
-    if kind == "path":
-        depth = tree.depth[node_of_class].astype(squares.dtype)
-        squares += depth[:, None] + depth
-        np.fill_diagonal(squares, 0)
     return squares
 
 

@@ -129,7 +129,8 @@ def outline_of_levels(table: Any, root: str = "root") -> Outline:
         table = table.tolist()
     if isinstance(table, str | bytes | Mapping) or not isinstance(table, Iterable):
         raise TypeError(f"table must be a list of rows, got {shown(table)}")
-    outline = Outline(classes=[])
+    classes: list[int] = []
+    outline = Outline(classes=classes)
     place: dict[tuple[int, str], int] = {}
     for number, row in enumerate(table):
         node = -1
@@ -137,12 +138,11 @@ def outline_of_levels(table: Any, root: str = "root") -> Outline:
             if (node, cell) not in place:
                 place[node, cell] = outline.add(cell, node)
             node = place[node, cell]
-        assert outline.classes is not None
-        outline.classes.append(node)
+        classes.append(node)
     if not outline.names:
         raise ValueError("table must have at least one row, got none")
     seen: set[int] = set()
-    for number, node in enumerate(outline.classes or []):
+    for number, node in enumerate(classes):
         if node in seen:
             raise ValueError(
                 f"rows of table must be different, got class {shown(outline.names[node])} again "

@@ -1,4 +1,6 @@
-"""Hierarchies of well-known data sets, as tables of levels."""
+"""Hierarchies of well-known data sets, as tables of levels or as a file of the package."""
+
+from importlib import resources
 
 # The 20 superclasses of CIFAR-100 in the order of its coarse labels, with their classes
 # (Krizhevsky 2009), and the three levels above them of the five-level tree that the literature on
@@ -52,3 +54,8 @@ def cifar100_levels() -> list[list[str]]:
         rows += [[*path, name] for name in classes.split()]
     # CIFAR-100 numbers its classes by the alphabet.
     return sorted(rows, key=lambda row: row[-1])
+
+
+def wordnet_json() -> bytes:
+    """The tree of the data set `wordnet`, as `Hierarchy.from_json` reads it."""
+    return resources.files("neuralcollapse.hierarchy").joinpath("wordnet.json").read_bytes()

@@ -23,8 +23,8 @@ from neuralcollapse.hierarchy.arrangement import (
 from neuralcollapse.hierarchy.distances import (
     DISTANCE_KINDS,
     DistanceKind,
+    distance_rows,
     node_distances,
-    painted_distances,
 )
 from neuralcollapse.scalars import check_choice
 
@@ -194,8 +194,11 @@ class Hierarchy:
         import torch
 
         check_choice("kind", kind, DISTANCE_KINDS)
-        painted = painted_distances(self.arrangement, self.node_of_class, kind)
-        return torch.from_numpy(painted).to(dtype or torch.float64)
+        # Row by row into the result: most of the time goes into memory that is touched at first.
+        matrix = torch.empty(self.num_classes, self.num_classes, dtype=dtype or torch.float64)
+        for rows, block in distance_rows(self.arrangement, self.node_of_class, kind):
+            matrix[rows] = torch.from_numpy(block)
+        return matrix
 
     def pair_distances(
         self, first: Any, second: Any, kind: DistanceKind = "lca_height"
@@ -254,8 +257,9 @@ class Hierarchy:
         """
         check_choice("kind", kind, DISTANCE_KINDS)
         if kind == "path":
-            matrix = painted_distances(self.arrangement, self.node_of_class, kind)
-            counts = np.bincount(matrix.ravel())
+            counts = np.zeros(2 * self.total_height + 1, int)
+            for _, block in distance_rows(self.arrangement, self.node_of_class, kind):
+                counts += np.bincount(block.ravel(), minlength=len(counts))
             counts[0] -= self.num_classes
             return {int(value): int(counts[value]) // 2 for value in np.flatnonzero(counts)}
         tree = self.arrangement
@@ -413,7 +417,8 @@ class Hierarchy:
 
         {"animal": {"cat": ["lion", "lynx"], "dog": None}}: a name with what is below it, which
         may be a dict, a list, or for leaves None, {} or []. {"name": ..., "children": [...]} is
-        read too, and so is what `to_dict` gives. A single name at the top is the root; else a
+        read too, and so is what `to_dict` gives, alone or under the key "hierarchy", as
+        `neuralcollapse hierarchy --json` prints it. A single name at the top is the root; else a
         root is put above.
 
         Args:
@@ -430,6 +435,9 @@ class Hierarchy:
             >>> Hierarchy.from_dict({"animal": {"cat": ["lion", "lynx"], "dog": None}}).classes
             ('lion', 'lynx', 'dog')
         """
+        inner = tree.get("hierarchy") if isinstance(tree, Mapping) else None
+        if isinstance(inner, Mapping) and inner.get("format") == FORMAT:
+            tree = inner
         if isinstance(tree, Mapping) and tree.get("format") == FORMAT:
             missing = [key for key in ("nodes", "parent", "node_of_class") if key not in tree]
             if missing:
@@ -611,6 +619,21 @@ class Hierarchy:
             {1: 6, 2: 15, 3: 24}
         """
         return cls.from_levels(known.FASHION_MNIST)
+
+    @classmethod
+    def wordnet(cls) -> "Hierarchy":
+        """The tree over the classes of the data set `wordnet`: nouns of WordNet 3.0.
+
+        61 classes 2 to 9 edges below the root, names with WordNet's numbers, which tell apart
+        nodes of one word. Above a noun stands the first of its hypernyms; nodes with a single
+        child stay. (c) Princeton University, with its licence in the package.
+
+        Example:
+            >>> tree = Hierarchy.wordnet()
+            >>> tree, tree.classes[0]
+            (Hierarchy(61 classes, 104 nodes, height 9), 'causal agent n00007347')
+        """
+        return cls.from_json(known.wordnet_json())
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

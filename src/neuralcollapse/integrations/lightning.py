@@ -1,12 +1,11 @@
 """Neural collapse while a Lightning Trainer trains: one callback, whatever the logger."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from neuralcollapse.integrations.extra import base_class
+from neuralcollapse.integrations.adapter import base_class, checked_epochs, is_chosen, logged
 from neuralcollapse.measurement import Measurement, measure
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice, check_integer
@@ -72,12 +71,7 @@ class CollapseCallback(_Callback):
         ignore_index: int | None = -100,
     ):
         super().__init__()
-        if not callable(epochs):
-            if isinstance(epochs, Sequence):
-                epochs = tuple(check_integer("epochs", epoch, 0) for epoch in epochs)
-            else:
-                epochs = check_integer("epochs", epochs, 1)
-        self.epochs = epochs
+        self.epochs = checked_epochs(epochs, first=0)
         self.layer, self.num_classes, self.network = layer, num_classes, network
         self.loaders = loaders
         self.batches = None if batches is None else check_integer("batches", batches, 1)
@@ -110,12 +104,13 @@ class CollapseCallback(_Callback):
                 **self.options,
             )
             self.latest[name] = measurement
-            pl_module.log_dict(self._values(name, measurement), on_step=False, on_epoch=True)
+            values = logged(measurement, f"{self.prefix}/{name}", self.metrics)
+            pl_module.log_dict(values, on_step=False, on_epoch=True)
 
     def _is_due(self, epoch: int, last: bool) -> bool:
-        if isinstance(self.epochs, int):
-            return last or (epoch + 1) % self.epochs == 0
-        return self.epochs(epoch) if callable(self.epochs) else epoch in self.epochs
+        if last and isinstance(self.epochs, int):
+            return True
+        return is_chosen(self.epochs, epoch, epoch + 1)
 
     def _network(self, pl_module: nn.Module) -> nn.Module:
         if self.network is None:
@@ -134,16 +129,6 @@ class CollapseCallback(_Callback):
         return {
             **_named("train", trainer.train_dataloader),
             **_named("val", trainer.val_dataloaders),
-        }
-
-    def _values(self, name: str, measurement: Measurement) -> dict[str, float]:
-        values = dict(measurement.metrics)
-        if measurement.accuracy is not None:
-            values["accuracy"] = measurement.accuracy
-        return {
-            f"{self.prefix}/{name}/{key}": value
-            for key, value in values.items()
-            if math.isfinite(value) and (self.metrics is None or key in self.metrics)
         }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralcollapse.checks import check_matrix
-from neuralcollapse.integrations.extra import missing
+from neuralcollapse.integrations.adapter import missing
 from neuralcollapse.metrics.table import METRICS, evaluate
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions

@@ -1,6 +1,5 @@
 """Neural collapse while the Trainer of transformers trains: classifiers and language models."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,10 +8,10 @@ from torch import Tensor, nn
 
 from neuralcollapse.batches import run_model, split_batch
 from neuralcollapse.heads import AbstractHead
-from neuralcollapse.integrations.extra import base_class
+from neuralcollapse.integrations.adapter import base_class, checked_epochs, is_chosen, logged
 from neuralcollapse.measurement import Measurement, measure
 from neuralcollapse.processes import num_processes
-from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.scalars import check_choice
 from neuralcollapse.statistics import GlobalMean
 from neuralcollapse.tap import FeatureTap
 
@@ -72,14 +71,10 @@ class CollapseCallback(_Callback):
         global_mean: GlobalMean = "class",
     ):
         super().__init__()
-        if not callable(epochs):
-            if isinstance(epochs, Sequence):
-                epochs = tuple(check_integer("epochs", epoch, 1) for epoch in epochs)
-            else:
-                epochs = check_integer("epochs", epochs, 1)
         if task is not None:
             check_choice("task", task, ("sequences", "tokens", "next_tokens"))
-        self.trainer, self.epochs, self.loaders = trainer, epochs, loaders
+        self.trainer, self.loaders = trainer, loaders
+        self.epochs = checked_epochs(epochs, first=1)
         self.prefix, self.metrics = prefix, metrics
         self.options: dict[str, Any] = {
             "task": task,
@@ -93,7 +88,7 @@ class CollapseCallback(_Callback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Measure and log, if it is an epoch to be measured."""
         epoch = round(state.epoch)
-        if not self._is_due(epoch):
+        if not is_chosen(self.epochs, epoch, epoch):
             return
         for name, loader in self._loaders(given).items():
             measurement = measure_transformer(
@@ -104,18 +99,13 @@ class CollapseCallback(_Callback):
                 **self.options,
             )
             self.latest[name] = measurement
-            values = self._values(name, measurement)
+            values = logged(measurement, f"{self.prefix}/{name}", self.metrics)
             if self.trainer is not None:
                 self.trainer.log(values)
             else:
                 state.log_history.append(
                     {**values, "epoch": state.epoch, "step": state.global_step}
                 )
-
-    def _is_due(self, epoch: int) -> bool:
-        if isinstance(self.epochs, int):
-            return epoch % self.epochs == 0
-        return self.epochs(epoch) if callable(self.epochs) else epoch in self.epochs
 
     def _loaders(self, given: Mapping[str, Any]) -> dict[str, Iterable[Any]]:
         if self.loaders is not None:
@@ -125,16 +115,6 @@ class CollapseCallback(_Callback):
             evaluation = self.trainer.get_eval_dataloader()
         loaders = {"train": given.get("train_dataloader"), "eval": evaluation}
         return {name: loader for name, loader in loaders.items() if loader is not None}
-
-    def _values(self, name: str, measurement: Measurement) -> dict[str, float]:
-        values = dict(measurement.metrics)
-        if measurement.accuracy is not None:
-            values["accuracy"] = measurement.accuracy
-        return {
-            f"{self.prefix}/{name}/{key}": value
-            for key, value in values.items()
-            if math.isfinite(value) and (self.metrics is None or key in self.metrics)
-        }
 
 
 def measure_transformer(

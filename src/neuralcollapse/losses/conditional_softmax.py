@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.level_groups import grouped_logsumexp
-from neuralcollapse.losses.loss import AbstractLoss, check_hierarchy, logits
+from neuralcollapse.losses.loss import AbstractLoss, check_hierarchy, check_rows, logits
 from neuralcollapse.scalars import check_number
 
 
@@ -106,11 +106,7 @@ class ConditionalSoftmax(AbstractLoss):
 
     def _steps(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, num_rows + 1), log-probabilities among siblings; a last column of zeros."""
-        if len(weight) != self.num_rows:
-            raise ValueError(
-                f"weight must have {self.num_rows} rows (one for each name in row_names), got "
-                f"{len(weight)}; take LinearHead(loss.num_rows, dim)"
-            )
+        check_rows(weight, self.num_rows, "one for each name in row_names")
         scores = logits(features, weight, bias)
         partition = grouped_logsumexp(scores, self._above, self._num_inner)
         return torch.nn.functional.pad(scores - partition[:, self._above], (0, 1))

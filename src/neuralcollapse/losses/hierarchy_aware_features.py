@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.level_groups import LevelGroups, grouped_logsumexp
-from neuralcollapse.losses.loss import AbstractLoss, check_hierarchy, logits
+from neuralcollapse.losses.loss import AbstractLoss, check_hierarchy, check_rows, logits
 from neuralcollapse.scalars import check_number
 from neuralcollapse.sphere import directions
 
@@ -110,11 +110,7 @@ class HierarchyAwareFeatures(AbstractLoss):
         return scores[:, self._groups.rows(self._groups.height)]
 
     def _scores(self, features: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
-        if len(rows) != self.num_rows:
-            raise ValueError(
-                f"weight must have {self.num_rows} rows (the groups of all levels), got "
-                f"{len(rows)}; take LinearHead(loss.num_rows, dim)"
-            )
+        check_rows(rows, self.num_rows, "the groups of all levels")
         return logits(features, rows, bias)
 
     def _level(self, scores: Tensor, level: int) -> Tensor:

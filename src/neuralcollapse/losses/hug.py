@@ -14,7 +14,7 @@ from neuralcollapse.energy import (
 )
 from neuralcollapse.losses.loss import AbstractLoss
 from neuralcollapse.processes import num_processes, sum_over_processes
-from neuralcollapse.scalars import check_choice, check_number
+from neuralcollapse.scalars import check_choice, check_integer, check_number
 
 # Closer proxies coincide; distances below the second enter a power linearly.
 _COINCIDENT, _LINEAR_BELOW = 1e-12, 1e-6
@@ -48,7 +48,9 @@ class HUG(AbstractLoss):
     the default weights are our choice.
 
     "mhe" and "mhs" take K d memory. "mgd" holds K x K numbers and is cubic in K: 2 to 3 times the
-    step of cross entropy at K = 1000 and width 512, not meant for many more classes.
+    step of cross entropy at K = 1000 and width 512, not meant for many more classes. Where `inter`
+    is the larger part of a step, `inter_every` thins it out: it is then felt on every n-th call
+    in training mode only, n times as strongly, and its last value is shown between.
 
     `class_balanced` takes every mean over samples as a mean over the classes in the batch of the
     means within each; without it all samples weigh the same, and for "mhs" a class weighs as much
@@ -77,6 +79,8 @@ class HUG(AbstractLoss):
             then all call the loss, instead of each over its own.
         min_distance: of "mhe"; below it, proxies feel the force of this distance. Where proxies
             coincide, they are pushed apart along a fixed direction under every measure.
+        inter_every: n, at least 1; calls in training mode from one on which the term between
+            classes is felt to the next. The count of calls is part of the state.
 
     Raises:
         ValueError: from the call, if there is a bias, or a proxy is zero or not finite.
@@ -103,6 +107,7 @@ class HUG(AbstractLoss):
         synchronise: bool = False,
         jitter: float = 0.1,
         min_distance: float = 1e-2,
+        inter_every: int = 1,
     ):
         super().__init__()
         self.measure = check_choice("measure", measure, ("mhe", "mhs", "mgd"))
@@ -120,7 +125,9 @@ class HUG(AbstractLoss):
         self.synchronise = synchronise
         self.jitter = check_number("jitter", jitter, minimum=0, exclusive=True)
         self.min_distance = check_number("min_distance", min_distance, minimum=0, exclusive=True)
+        self.inter_every = check_integer("inter_every", inter_every, minimum=1)
         self._drop_coincident = False
+        self._calls, self._last_inter = 0, torch.tensor(torch.nan)
 
     @staticmethod
     def released(inter_weight: float = 1.0, intra_weight: float = 1.0) -> "HUG":
@@ -145,13 +152,34 @@ class HUG(AbstractLoss):
         if bias is not None:
             raise ValueError("bias must be None for the uniformity gap; use a head without bias")
         try:
-            inter = self._inter(weight)
+            inter = self._inter_of_call(weight)
         except ValueError as error:
             raise ValueError(
                 f"weight must hold proxies whose uniformity is defined: {error}"
             ) from None
         intra = self._intra(features, labels, weight)
         return {"inter": self.inter_weight * inter, "intra": self.intra_weight * intra}
+
+    def _inter_of_call(self, weight: Tensor) -> Tensor:
+        """The term between classes, with a gradient on some calls only if it is thinned out."""
+        if self.inter_every == 1 or not self.training:
+            return self._inter(weight)
+        due = self._calls % self.inter_every == 0
+        self._calls += 1
+        if not due:
+            # A gradient of zero keeps the classifier in the graph, as some wrappers demand.
+            return self._last_inter.to(weight) + 0 * weight.sum()
+        inter = self._inter(weight)
+        self._last_inter = inter.detach()
+        return self.inter_every * inter - (self.inter_every - 1) * self._last_inter
+
+    def get_extra_state(self) -> Tensor:
+        """Calls in training mode so far, and the last term between classes; for `state_dict`."""
+        return torch.tensor([self._calls, float(self._last_inter)], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from a state of `get_extra_state`."""
+        self._calls, self._last_inter = int(state[0]), state[1].clone()
 
     def _inter(self, weight: Tensor) -> Tensor:
         if self.measure == "mhs":
@@ -208,9 +236,10 @@ class HUG(AbstractLoss):
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
         powers = f", inter_power={self.inter_power:g}, intra_power={self.intra_power:g}"
+        thinned = f", inter_every={self.inter_every}" if self.inter_every > 1 else ""
         return (
             f"{self.measure}, inter_weight={self.inter_weight:g}, "
-            f"intra_weight={self.intra_weight:g}{powers if self.measure == 'mhe' else ''}"
+            f"intra_weight={self.intra_weight:g}{powers if self.measure == 'mhe' else ''}{thinned}"
         )
 
 

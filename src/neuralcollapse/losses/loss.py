@@ -75,6 +75,15 @@ def check_hierarchy(hierarchy: Any) -> Hierarchy:
     return hierarchy
 
 
+def check_rows(weight: Tensor, num_rows: int, what: str) -> None:
+    """Refuse a classifier without the rows that a loss on a hierarchy needs."""
+    if len(weight) != num_rows:
+        raise ValueError(
+            f"weight must have {num_rows} rows ({what}), got {len(weight)}; "
+            "take LinearHead(loss.num_rows, dim)"
+        )
+
+
 def logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(N, K), features @ weight.T + bias; the product in the features' type, widened to float32."""
     weight = weight.to(features.dtype)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.level_groups import LevelGroups
-from neuralcollapse.losses.loss import AbstractLoss, check_hierarchy, logits
+from neuralcollapse.losses.loss import AbstractLoss, check_hierarchy, check_rows, logits
 
 
 @final
@@ -83,11 +83,7 @@ class MultiGranularity(AbstractLoss):
     def _scores(self, level: int, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, groups at level), logits."""
         height, dim = self._groups.height, features.shape[1]
-        if len(weight) != self.num_rows:
-            raise ValueError(
-                f"weight must have {self.num_rows} rows (the groups of all levels), got "
-                f"{len(weight)}; take LinearHead(loss.num_rows, dim)"
-            )
+        check_rows(weight, self.num_rows, "the groups of all levels")
         if dim < height:
             raise ValueError(
                 f"features must have a part for each of the {height} levels, got {dim} columns; "

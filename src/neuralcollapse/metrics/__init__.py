@@ -30,6 +30,9 @@ from neuralcollapse.metrics.mistakes import hierarchical_distance as hierarchica
 from neuralcollapse.metrics.mistakes import lca_accuracy as lca_accuracy
 from neuralcollapse.metrics.mistakes import mistake_severity as mistake_severity
 from neuralcollapse.metrics.mistakes import preference_score as preference_score
+from neuralcollapse.metrics.noise import nc1_trace_unbiased as nc1_trace_unbiased
+from neuralcollapse.metrics.noise import null_values as null_values
+from neuralcollapse.metrics.noise import rounding_share as rounding_share
 from neuralcollapse.metrics.outsiders import nc5_orthogonality as nc5_orthogonality
 from neuralcollapse.metrics.subspaces import effective_rank as effective_rank
 from neuralcollapse.metrics.subspaces import features_effective_rank as features_effective_rank
@@ -53,3 +56,5 @@ from neuralcollapse.metrics.variability import cdnv as cdnv
 from neuralcollapse.metrics.variability import nc1 as nc1
 from neuralcollapse.metrics.variability import nc1_trace_ratio as nc1_trace_ratio
 from neuralcollapse.metrics.variability import vci as vci
+from neuralcollapse.metrics.whitened import WhitenedSpread as WhitenedSpread
+from neuralcollapse.metrics.whitened import between_condition as between_condition

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.geometry import gram_distance, simplex_gram
-from neuralcollapse.metrics.pairs import pair_blocks
+from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
 
@@ -43,7 +43,8 @@ def equiangle(vectors: Tensor) -> Tensor:
     mean = (units.sum(0).square().sum() - units.square().sum()) / (2 * num_pairs)
     total = units.new_zeros(())
     for rows, columns, pairs in pair_blocks(len(units)):
-        total = total + (units[rows] @ units[columns].T - mean)[pairs].square().sum()
+        cosines = block_pairs(units[rows] @ units[columns].T, rows, columns, pairs)
+        total = total + (cosines - mean).square().sum()
     return (total / num_pairs).sqrt()
 
 
@@ -61,7 +62,7 @@ def max_angle(vectors: Tensor) -> Tensor:
         return units.new_full((), torch.nan)
     total = units.new_zeros(())
     for rows, columns, pairs in pair_blocks(len(units)):
-        cosines = (units[rows] @ units[columns].T)[pairs]
+        cosines = block_pairs(units[rows] @ units[columns].T, rows, columns, pairs)
         total = total + (cosines + 1 / (len(units) - 1)).abs().sum()
     return total / num_pairs
 

@@ -12,6 +12,8 @@ from neuralcollapse.statistics import ClassStatistics
 
 # Scores per block: 2^22 floats are 16 MiB.
 _BLOCK_SCORES = 1 << 22
+# Features per block, which are moved: they stay in the processor's cache.
+_BLOCK_FEATURES = 1 << 20
 
 
 class NearestMean:
@@ -34,17 +36,21 @@ class NearestMean:
         self._classes = statistics.seen.nonzero().squeeze(1)
         self._centre = statistics.global_mean()
         self._means = statistics.seen_means
+        self._moved: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, features: Tensor) -> Tensor:
         """(N,) int64, the nearest class of each row of features (N, d)."""
         dtype = torch.promote_types(features.dtype, torch.float32)
-        # Rounded first, so that means and features are moved by exactly the same.
-        centre = self._centre.to(dtype)
-        means = self._means - centre
-        half_squares = (means.square().sum(1) / 2).to(dtype)
+        if dtype not in self._moved:
+            # Rounded first, so that means and features are moved by exactly the same.
+            centre = self._centre.to(dtype)
+            means = self._means - centre
+            half_squares = (means.square().sum(1) / 2).to(dtype)
+            self._moved[dtype] = centre, means.to(dtype), half_squares
+        centre, means, half_squares = self._moved[dtype]
         # argmin of the distance = argmax of <h, mu> - |mu|^2 / 2; |h|^2 does not matter.
         with FullPrecision(features.device.type):
-            scores = (features.to(dtype) - centre) @ means.to(dtype).T - half_squares
+            scores = (features.to(dtype) - centre) @ means.T - half_squares
         return self._classes[scores.argmax(1)]
 
 
@@ -102,7 +108,7 @@ def decision_counts(
 
     Works on some rows at a time, so that the scores of many classes stay small.
     """
-    rows = max(1, _BLOCK_SCORES // len(weight))
+    rows = max(1, min(_BLOCK_SCORES // len(weight), _BLOCK_FEATURES // weight.shape[1]))
     differing = correct = torch.zeros((), dtype=torch.int64, device=features.device)
     for start in range(0, len(features), rows):
         block = features[start : start + rows]

@@ -21,6 +21,7 @@ from neuralcollapse.metrics.angles import (
 from neuralcollapse.metrics.decision import nc4_disagreement
 from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
+from neuralcollapse.metrics.noise import nc1_trace_unbiased
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
 from neuralcollapse.metrics.subspaces import effective_rank, nc3_subspace
 from neuralcollapse.metrics.uniformity import (
@@ -55,6 +56,8 @@ class Metric:
         takes_weighting: whether it has the argument `weighting`.
         reference: who introduced it.
         summary: what it says, in a few words.
+        floor: a function of K and d: the least value that K vectors in d dimensions can have where
+            that is above the value at collapse of fewer classes; or None.
         most_classes: above it `evaluate` leaves the metric out, as it would take long; or None.
     """
 
@@ -68,6 +71,7 @@ class Metric:
     reference: str
     summary: str
     most_classes: int | None = None
+    floor: Callable[[int, int], float] | None = None
 
     @property
     def key(self) -> str:
@@ -120,6 +124,13 @@ def _zero_for_a_simplex(num_classes: int, dim: int) -> float:
     return 0.0 if num_classes <= dim + 1 else math.nan
 
 
+def _simplex_floor(num_classes: int, dim: int) -> float:
+    """A Gram matrix of rank d, as near as any to that of a simplex of K > d+1."""
+    if num_classes <= dim + 1:
+        return 0.0
+    return math.sqrt(2 - 2 * math.sqrt(dim / (num_classes - 1)))
+
+
 # K quadratic programs: 0.2 to 0.4 seconds far from collapse.
 _MOST_MARGIN_CLASSES = 100
 # As many inner products a sample as NC4, and in double precision.
@@ -145,18 +156,20 @@ def _row(
     better: Literal["lower", "higher"] = "lower",
     regime: Regime = "any",
     most_classes: int | None = None,
+    floor: Callable[[int, int], float] | None = None,
 ) -> Metric:
     return Metric(
-        function,
-        needs,
-        at_collapse,
-        better,
-        regime,
-        global_mean,
-        weighting,
-        reference,
-        summary,
-        most_classes,
+        function=function,
+        needs=needs,
+        at_collapse=at_collapse,
+        better=better,
+        regime=regime,
+        takes_global_mean=global_mean,
+        takes_weighting=weighting,
+        reference=reference,
+        summary=summary,
+        most_classes=most_classes,
+        floor=floor,
     )
 
 
@@ -176,6 +189,13 @@ METRICS: tuple[Metric, ...] = (
         "within-class over between-class variance",
         global_mean=True,
         weighting=True,
+    ),
+    _row(
+        nc1_trace_unbiased,
+        _STATISTICS,
+        "after Tirer, Huang, Niles-Weed 2023",
+        "the same, corrected for few samples",
+        global_mean=True,
     ),
     _row(cdnv, _STATISTICS, "Galanti, Gyorgy, Hutter 2022", "variance over distance, by pairs"),
     _row(
@@ -228,6 +248,7 @@ METRICS: tuple[Metric, ...] = (
         "class means: Gram matrix from the simplex's",
         global_mean=True,
         regime="simplex",
+        floor=_simplex_floor,
     ),
     _row(nc2w_equinorm, _WEIGHT, _PAPYAN, "classifier: variation of the norms"),
     _row(
@@ -244,6 +265,7 @@ METRICS: tuple[Metric, ...] = (
         "Zhu et al. 2021",
         "classifier: Gram matrix from the simplex's",
         regime="simplex",
+        floor=_simplex_floor,
     ),
     _row(
         gnc2_energy_gap,
@@ -458,6 +480,10 @@ def _why(
     if math.isinf(value):
         return _INFINITE.get(metric.key, "infinite: two class means have the same direction")
     centred = statistics.centred_means(global_mean)
+    if metric.key == "nc1_trace_unbiased" and bool(centred.any()):
+        if statistics.num_samples <= num_seen:
+            return "no class has two samples, so that nothing tells how much they vary"
+        return "the class means lie no farther apart than the noise of so few samples puts them"
     if metric.key in _REFERENCES and not bool((centred == 0).all(1).any()):
         return _no_reference(metric.key, num_seen, statistics.dim)
     return "class means coincide with each other or with the global mean"

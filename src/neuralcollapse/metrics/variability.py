@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from neuralcollapse.metrics.pairs import pair_blocks
+from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
@@ -237,7 +237,7 @@ def cdnv(statistics: ClassStatistics) -> Tensor:
         for k, j in (some.unbind(1) for some in close.split(_EXACT_PAIRS)):
             squared[k, j] = (means[rows][k] - means[columns][j]).square().sum(1)
         ratios = (variances[rows, None] + variances[None, columns]) / (2 * squared)
-        total = total + ratios[pairs].sum()
+        total = total + block_pairs(ratios, rows, columns, pairs).sum()
     return total / (num_seen * (num_seen - 1) / 2)
 
 

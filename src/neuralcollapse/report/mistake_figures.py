@@ -1,5 +1,6 @@
 """Where on the tree of the classes mistakes fall, as plain plotly figures."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,15 @@ MOST_GROUPS = 100
 
 _RED, _BLUE = (178, 24, 43), (33, 102, 172)
 _PALE = (240, 240, 240)
+# Red, green and blue together below which letters are white.
+_DARK = 450
 _PIXELS_A_GROUP, _LEAST_PIXELS = 18, 260
+# Trees with more levels or groups have the width of the page to themselves.
+_MOST_BESIDE = 5, 30
+_HALF_PAGE, _PAGE = 580, 1200
+_PIXELS_A_LETTER = 6
+# What WordNet puts behind words to tell its nodes apart.
+_SYNSET = re.compile(r"\s+n\d{8}$")
 
 
 def severity_histogram(
@@ -70,11 +79,13 @@ def tree_panel(name: str, hierarchy: Hierarchy, confusion: np.ndarray) -> Panel:
     inner = hierarchy.height > 0
     below = hierarchy.arrangement.stop - hierarchy.arrangement.start
     most = {True: shares.max() or 1.0, False: errors.max() or 1.0}
-    colours, texts, hovers = [], [], []
+    colours, letters, texts, hovers = [], [], [], []
     for node, own in enumerate(hierarchy.nodes):
         is_inner = bool(inner[node])
         value = float(shares[node] if is_inner else errors[node])
-        colours.append(_mixed(_RED if is_inner else _BLUE, value / most[is_inner]))
+        colour = _mixed(_RED if is_inner else _BLUE, value / most[is_inner])
+        colours.append(f"rgb{colour}")
+        letters.append("#ffffff" if sum(colour) < _DARK else "#1c2330")
         texts.append(share(value) if is_inner or samples[node] else "")
         said = [f"<b>{literal(own)}</b>"]
         if is_inner:
@@ -83,26 +94,33 @@ def tree_panel(name: str, hierarchy: Hierarchy, confusion: np.ndarray) -> Panel:
             said.append(f"{int(wrong[node])} of {int(samples[node])} taken for another class")
         hovers.append("<br>".join(said))
     depth = _shown_depth(hierarchy)
+    column = (_PAGE if needs_width(hierarchy) else _HALF_PAGE) / (depth + 1)
+    # What a column holds, less the share behind the name.
+    longest = min(24, max(8, int(column / _PIXELS_A_LETTER) - 7))
     trace = {
         "type": "icicle",
         "ids": [str(node) for node in range(hierarchy.num_nodes)],
         "parents": ["" if above < 0 else str(above) for above in hierarchy.parent.tolist()],
-        "labels": [literal(shortened(own, 24)) for own in hierarchy.nodes],
+        "labels": [_label(own, longest) for own in hierarchy.nodes],
         "values": below.tolist(),
         "branchvalues": "total",
         "text": texts,
         "hovertext": hovers,
-        "textinfo": "label+text",
+        "texttemplate": "%{label}  %{text}",
+        "textfont": {"color": letters},
+        "leaf": {"opacity": 1},
         "hoverinfo": "text",
         "sort": False,
         "maxdepth": depth + 1,
-        "marker": {"colors": colours, "line": {"width": 1}},
+        "marker": {"colors": colours, "line": {"width": 1, "color": "#b8bec8"}},
         "pathbar": {"visible": depth < hierarchy.total_height},
         "tiling": {"orientation": "h"},
     }
     layout = {
         "margin": {"l": 4, "r": 4, "t": 24, "b": 4},
         "height": _height(max(hierarchy.level_sizes[depth], 20)),
+        # One size for all; what does not fit is told by pointing at it.
+        "uniformtext": {"minsize": 9, "mode": "hide"},
         "xaxis": {"visible": False},
         "yaxis": {"visible": False},
     }
@@ -150,11 +168,9 @@ def confusion_panel(name: str, hierarchy: Hierarchy, confusion: np.ndarray) -> P
     if len(names) <= 12:
         trace |= {"texttemplate": "%{z:.1%}", "textfont": {"size": 10}}
     axis: dict[str, Any] = {"type": "category", "showgrid": False, "zeroline": False, "ticks": ""}
-    if len(names) <= 60:
-        short = [literal(shortened(hierarchy.nodes[groups[which]])) for which in order]
-        axis |= {"tickvals": names, "ticktext": short}
-    else:
-        axis |= {"showticklabels": False}
+    longest = 20 if needs_width(hierarchy) else 14
+    short = [_label(hierarchy.nodes[groups[which]], longest) for which in order]
+    axis |= {"tickvals": names, "ticktext": short, "tickfont": {"size": 10}}
     # Lines where a child of the root ends.
     tops = np.array(
         [hierarchy.levels[np.flatnonzero(rows == row)[0], 1] for row in range(len(names))]
@@ -188,6 +204,13 @@ def confusion_panel(name: str, hierarchy: Hierarchy, confusion: np.ndarray) -> P
         {"data": [trace], "layout": layout},
         notes,
     )
+
+
+def needs_width(hierarchy: Hierarchy) -> bool:
+    """Whether the figures of a tree want the width of the page, one below the other."""
+    levels, groups = _MOST_BESIDE
+    depth = _shown_depth(hierarchy)
+    return depth > levels or hierarchy.level_sizes[depth] > groups
 
 
 def tree_order(hierarchy: Hierarchy) -> list[int]:
@@ -231,9 +254,13 @@ def _bars(label: str, counts: dict[Any, int], colour: str) -> dict[str, Any]:
     }
 
 
-def _mixed(colour: tuple[int, int, int], amount: float) -> str:
-    parts = (round(pale + amount * (full - pale)) for pale, full in zip(_PALE, colour, strict=True))
-    return f"rgb({', '.join(map(str, parts))})"
+def _label(name: str, longest: int) -> str:
+    return literal(shortened(_SYNSET.sub("", name), longest))
+
+
+def _mixed(colour: tuple[int, int, int], amount: float) -> tuple[int, ...]:
+    pairs = zip(_PALE, colour, strict=True)
+    return tuple(round(pale + amount * (full - pale)) for pale, full in pairs)
 
 
 def _height(groups: int) -> int:

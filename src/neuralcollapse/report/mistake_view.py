@@ -10,7 +10,12 @@ from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.metrics import MISTAKE_METRICS
 from neuralcollapse.report.figures import Panel
 from neuralcollapse.report.history import History, number
-from neuralcollapse.report.mistake_figures import confusion_panel, severity_histogram, tree_panel
+from neuralcollapse.report.mistake_figures import (
+    confusion_panel,
+    needs_width,
+    severity_histogram,
+    tree_panel,
+)
 from neuralcollapse.report.wording import share, shown
 
 # All pairs at a "path" need a matrix (K, K).
@@ -30,12 +35,21 @@ class MistakeColumn:
 
 @dataclass(frozen=True)
 class TreeView:
-    """Where the mistakes of one run fall; no panels where the record does not say."""
+    """Where the mistakes of one run fall; no panels where the record does not say.
+
+    Attributes:
+        place: of the run in the page.
+        label: of the run.
+        panels: the tree and the confusion.
+        missing: why there are none.
+        wide: whether they stand one below the other.
+    """
 
     place: int
     label: str
     panels: tuple[Panel, ...]
     missing: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ def mistake_view(histories: Sequence[History]) -> MistakeView | None:
     ]
     if not known:
         return None
-    columns = tuple(_column(place, history, found) for place, history, found in known)
+    columns = mistake_columns(histories)
     keys = dict.fromkeys(key for column in columns for key in column.cells)
     severities = [_severities(found) for _, _, found in known]
     return MistakeView(
@@ -86,6 +100,15 @@ def mistake_view(histories: Sequence[History]) -> MistakeView | None:
             _alike(known),
         ),
         tuple(_tree(place, history) for place, history, _ in known),
+    )
+
+
+def mistake_columns(histories: Sequence[History]) -> tuple[MistakeColumn, ...]:
+    """The numbers of the last measured epoch of each run whose classes have a hierarchy."""
+    return tuple(
+        _column(place, history, found)
+        for place, history in enumerate(histories)
+        if (found := recorded_mistakes(history.final))
     )
 
 
@@ -177,4 +200,5 @@ def _tree(place: int, history: History) -> TreeView:
             tree_panel(f"tree-{place}", hierarchy, pairs),
             confusion_panel(f"confusion-{place}", hierarchy, pairs),
         ),
+        wide=needs_width(hierarchy),
     )

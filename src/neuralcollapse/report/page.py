@@ -15,7 +15,7 @@ def write_page(template: str, content: Mapping[str, Any], path: str | Path) -> P
     """Fill a template with its content, style and scripts; written whole or not at all.
 
     Args:
-        template: file name of the template in this folder.
+        template: file name of the template in this folder, which extends `base.html`.
         content: what it shows.
         path: of the HTML file; its folder must exist.
 

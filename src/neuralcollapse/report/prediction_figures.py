@@ -17,6 +17,8 @@ _DIVERGING = [[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]]
 _MOST_CLASSES = 60
 _MOST_POINTS = 400
 _CELLS = 61
+# A threshold so many times below or above all counts would squeeze the figure.
+_FARTHEST = 100
 
 
 def prediction_panels(
@@ -73,25 +75,41 @@ def _norms(
                 "color": colour,
                 "size": 7 if kind == "predicted" else 10,
                 "symbol": "circle" if kind == "predicted" else "x-thin-open",
-                "line": {"width": 2},
+                "line": {"width": 2, "color": colour},
             },
             "hovertemplate": "%{text}, %{x} samples<br>squared norm <b>%{y}</b><extra></extra>",
         }
         for what, values, colour, kind in series
     ]
     layout = _layout("samples of the class", "squared norm")
-    layout["xaxis"]["type"] = "log" if max(counts) > 2 * min(counts) else "linear"
     values = [value for trace in data for value in trace["y"] if value]
     if values and max(values) > 20 * min(values):
         layout["yaxis"] |= {"type": "log", "exponentformat": "power"}
-    drawn = prediction.threshold is not None and prediction.threshold > 0.3 * min(counts)
-    if drawn and prediction.threshold is not None:
-        _mark(layout, "n*", prediction.threshold)
-    note = "" if prediction.threshold is None else f"; n* = {prediction.threshold:.4g} samples"
+    least, most, threshold = min(counts), max(counts), prediction.threshold
+    note = "" if threshold is None else f"; n* = {threshold:.4g} samples"
+    if threshold and values and least / _FARTHEST <= threshold <= most * _FARTHEST:
+        data.append(_threshold(threshold, min(values), max(values)))
+        least, most = min(least, threshold), max(most, threshold)
+    elif threshold:
+        note += " lies outside"
+    layout["xaxis"]["type"] = "log" if most > 2 * least else "linear"
     if len(order) < len(counts):
         note += f"; {len(order)} of {len(counts)} classes, evenly over their sizes"
     subtitle = f"of classifier rows and class means, at true scale{note}"
     return Panel(f"{name}-norms", "Norms by class", subtitle, {"data": data, "layout": layout})
+
+
+def _threshold(threshold: float, low: float, high: float) -> dict[str, Any]:
+    """A dotted vertical line; a trace, so that the axis reaches it."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "n*",
+        "x": [rounded(threshold)] * 2,
+        "y": [low, high],
+        "line": {"color": "#888888", "width": 2, "dash": "dot"},
+        "hovertemplate": "n* = %{x} samples<extra></extra>",
+    }
 
 
 def _spread(order: list[int]) -> list[int]:
@@ -212,8 +230,8 @@ def _phases(prediction: Prediction, name: str) -> Panel | None:
             "hovertemplate": "these counts and decays<extra></extra>",
         },
     ]
-    layers = "" if len(set(decays)) == 1 else " of the first layer"
-    layout = _layout("largest over smallest class", f"weight decay{layers}")
+    label = "weight decay" if len(set(decays)) == 1 else "decay of layer 1"
+    layout = _layout("largest over smallest class", label)
     layout["xaxis"]["type"] = layout["yaxis"]["type"] = "log"
     layout["yaxis"]["exponentformat"] = "power"
     layout["showlegend"] = False
@@ -308,7 +326,7 @@ def _path(prediction: Prediction, name: str) -> Panel | None:
         )
     ]
     layout = _layout("all decays, as a multiple", "distance of Gram matrices")
-    layout["xaxis"] |= {"type": "log", "autorange": "reversed"}
+    layout["xaxis"] |= {"type": "log", "autorange": "reversed", "exponentformat": "power"}
     _mark(layout, "this set-up", 1.0)
     subtitle = "predicted classifier, without bias, from the simplex ETF and from SELI"
     return Panel(f"{name}-path", "As the decay falls", subtitle, {"data": data, "layout": layout})

@@ -168,7 +168,10 @@ def _cut(classes: int) -> str:
 def _facts(prediction: Prediction) -> tuple[str, ...]:
     facts = [f"objective {prediction.objective:.6g}", f"rank {prediction.rank}"]
     if prediction.threshold is not None:
-        facts.append(f"classes of up to {prediction.threshold:.4g} samples do not survive")
+        # Under cross entropy classes merge, but for means at right angles, which vanish.
+        vanish = "orthogonal" in prediction.kind or prediction.loss in ("mse", "weighted_mse")
+        which, fate = ("classes", "do not survive") if vanish else ("equal classes", "merge")
+        facts.append(f"{which} of up to {prediction.threshold:.4g} samples {fate}")
     if prediction.spinodal not in (None, prediction.threshold):
         facts.append(f"spinodal at {prediction.spinodal:.4g} samples")
     if prediction.certificate is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from neuralcollapse.record import Run
 from neuralcollapse.report.history import History, read_histories
+from neuralcollapse.report.mistake_view import MistakeColumn, mistake_columns
 from neuralcollapse.report.tables import Group, Numbers, final_group, numbers, selected_group
 
 _NAME, _COLLAPSE, _GROUP = 22, 10, 34
@@ -15,7 +16,8 @@ def final_table(runs: Sequence[Run]) -> str:
     """The last measured epoch of each run as a table of at most 100 columns.
 
     Two runs stand side by side. A single run is shown beside the epoch of its best validation
-    accuracy.
+    accuracy. Where the classes have a hierarchy, the mistakes on the test set follow, each number
+    beside what a perfect ranking and what chance would score.
 
     Raises:
         ValueError: if there are no runs, one is given twice, or one has nothing measured.
@@ -26,6 +28,9 @@ def final_table(runs: Sequence[Run]) -> str:
         groups.append(selected)
     starts = range(0, len(groups), _GROUPS_ABREAST)
     blocks = [_block(histories, groups[start : start + _GROUPS_ABREAST]) for start in starts]
+    columns = mistake_columns(histories)
+    starts = range(0, len(columns), _GROUPS_ABREAST)
+    blocks += [_mistakes(columns[start : start + _GROUPS_ABREAST]) for start in starts]
     return "\n\n".join(blocks)
 
 
@@ -45,6 +50,21 @@ def _block(histories: list[History], groups: list[Group]) -> str:
         named = (line.key or line.title).ljust(_NAME) + _ascii(target).rjust(_COLLAPSE)
         lines.append(named + "".join(cells))
     lines += [_printable(f"[{place}] {note}") for place, note in enumerate(table.notes, 1)]
+    return "\n".join(lines)
+
+
+def _mistakes(columns: Sequence[MistakeColumn]) -> str:
+    width, names = _GROUP // 3, _NAME + _COLLAPSE
+    labels = "".join(_cut(column.label, _GROUP - 2).rjust(_GROUP) for column in columns)
+    parts = "".join(part.rjust(width) for part in ("test", "best", "chance"))
+    header = "mistakes".ljust(names) + "".join(parts.rjust(_GROUP) for _ in columns)
+    lines = [*([" " * names + labels] if len(columns) > 1 else []), header, "-" * len(header)]
+    for key in dict.fromkeys(key for column in columns for key in column.cells):
+        groups = [column.cells.get(key, ("", "", "")) for column in columns]
+        cells = ["".join(_ascii(text).rjust(width) for text in group) for group in groups]
+        lines.append(key.ljust(names) + "".join(cell.rjust(_GROUP) for cell in cells))
+    for column in columns:
+        lines += textwrap.wrap(_printable(f"{column.label}: {column.caption}"), 100)
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from neuralcollapse.report.snapshots import read_snapshot
 _TITLES = {
     "nc1": "NC1: within-class variability",
     "nc1_trace_ratio": "NC1: ratio of variances",
+    "nc1_trace_unbiased": "NC1: ratio of variances, without bias",
     "cdnv": "NC1: class-distance variance",
     "cdnv_directional": "NC1: variance towards the other class",
     "vci": "NC1: variability collapse index",
@@ -366,7 +367,8 @@ def _alarms(history: History) -> Sentence | None:
     said = [f"{text} (epoch {epoch})" for text, epoch in list(first.values())[:_MOST_ALARMS]]
     more = len(first) - len(said)
     aside = f"; and {more} more" if more else ""
-    return Sentence(f"Minority collapse: {'; '.join(said)}{aside}.")
+    title = "Rare classes" if all(kind == "fading" for kind, _ in first) else "Minority collapse"
+    return Sentence(f"{title}: {'; '.join(said)}{aside}.")
 
 
 def _room(history: History) -> Sentence | None:

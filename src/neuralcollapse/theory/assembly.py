@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuralcollapse.theory.matrices import GroupedMatrix, Groups, log_partition
+from neuralcollapse.theory.matrices import GroupedMatrix, Groups
 from neuralcollapse.theory.prediction import Prediction
 from neuralcollapse.theory.problem import Problem
 from neuralcollapse.theory.spectrum import Spectrum
@@ -76,14 +76,11 @@ def described(
 ) -> Prediction:
     """The prediction with these matrices; `facts` are its other fields."""
     index = logits.groups.index
-    own = logits.own + bias
-    confidence = np.exp(own - log_partition(logits, bias))
     fields = {"weight_decay": problem.weight_decay, "feature_decay": problem.feature_decay, **facts}
     return Prediction(
         classifier_norm_squared=_tensor(np.maximum(classifier.diagonal, 0)),
         feature_norm_squared=_tensor(np.maximum(features.diagonal, 0)),
-        logit=_tensor(own[index]),
-        confidence=_tensor(np.minimum(confidence, 1.0)[index]),
+        logit=_tensor((logits.own + bias)[index]),
         bias=_tensor(bias[index]),
         layers=tuple(_tensor(values) for values in layers),
         counts=torch.from_numpy(problem.counts).long(),

@@ -13,6 +13,8 @@ from neuralcollapse.theory.balance import balance_residual
 
 # A vector or a distance below this share of what is predicted counts as gone.
 _GONE = 0.1
+# Vectors that are close and at least this parallel count as one: short ones alone do not.
+_PARALLEL = 0.9
 
 
 def compared(
@@ -61,33 +63,45 @@ def verdicts(
 
     A class counts as dead in training where its mean and its row are both shorter than a tenth of
     what was predicted, or of the longest predicted where zero was; as merged where its mean is
-    closer to another than a tenth of the predicted distance, or of the largest where zero was.
+    closer to another than a tenth of the predicted distance, or of the largest where the two are
+    merged by theory, exactly or nearly (see `nearly_merged`).
     """
     means, weight = means.detach().double().cpu(), weight.detach().double().cpu()
     short = _short(means.norm(dim=1), predicted_features.diagonal().clamp(min=0).sqrt())
     short &= _short(weight.norm(dim=1), predicted_classifier.diagonal().clamp(min=0).sqrt())
-    apart = _distances(predicted_features)
-    close = _short(torch.cdist(means, means), apart)
+    apart, near = _distances(predicted_features), nearly_merged(predicted_features)
+    close = torch.cdist(means, means) < _GONE * torch.where(near, apart.max(), apart)
     close.fill_diagonal_(False)
     hint = ": initialisation too small" if deep else ""
     words: list[str] = []
     for k, said in enumerate(status):
         gone = bool(short[k])
-        if said == "alive":
-            merged = bool(close[k].any()) and not gone
-            word = "alive by theory, merged in training" if merged else "alive"
-            word = f"alive by theory, dead in training{hint}" if gone else word
-        elif said.startswith("merged"):
-            same = apart[k] <= _GONE * 1e-6 * apart.max()
-            same[k] = False
+        if said in ("collapsed", "metastable"):
+            word = "dead by theory" if gone else "dead by theory, alive in training"
+            word += " (metastable)" if said == "metastable" else ""
+        elif bool(near[k].any()):
+            same = near[k] & (apart[k] <= 1e-7 * apart.max()) if said != "alive" else near[k]
             word = "merged by theory"
             if not bool(close[k][same].all()):
                 word = "merged by theory, apart in training"
         else:
-            word = "dead by theory" if gone else "dead by theory, alive in training"
-            word += " (metastable)" if said == "metastable" else ""
+            word = "alive by theory, merged in training" if bool(close[k].any()) else "alive"
+            word = f"alive by theory, dead in training{hint}" if gone else word
         words.append(word)
     return words
+
+
+def nearly_merged(gram: Tensor) -> Tensor:
+    """(K, K), which pairs of vectors are as good as one, by their Gram matrix.
+
+    Their distance is at most a tenth of the largest among all, and their cosine at least 0.9. Under
+    cross entropy classes of different counts do not merge exactly, but so.
+    """
+    lengths = gram.diagonal().clamp(min=0).sqrt()
+    apart = _distances(gram)
+    near = apart <= _GONE * apart.max()
+    near &= (gram >= _PARALLEL * lengths * lengths[:, None]) & (gram > 0)
+    return near.fill_diagonal_(False)
 
 
 def balance(

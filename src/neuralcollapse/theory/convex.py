@@ -145,18 +145,15 @@ def solved(program: Program, start: Array, tolerance: float = 1e-9, rounds: int 
     factors = [left * np.sqrt(values), right.T * np.sqrt(values)]
     roots = np.where(groups.contrasts > 0, np.sqrt(program.column), 0.0)
     point = _Factors(factors[0], factors[1], roots, np.zeros(len(groups)))
-    best: Solution | None = None
+    found: list[Solution] = []
     for attempt in range(rounds):
         point = _quasi_newton(program, point, 1e-3 * program.price * 0.03**attempt)
         point = _newton(program, _pruned(program, point))
-        solution = certified(program, point.roots**2, point.left @ point.right.T, point.bias)
-        if best is None or solution.certificate < best.certificate:
-            best = solution
-        if best.certificate <= tolerance:
+        found.append(certified(program, point.roots**2, point.left @ point.right.T, point.bias))
+        if found[-1].certificate <= tolerance:
             break
         point = _widened(program, point)
-    assert best is not None
-    return best
+    return min(found, key=lambda solution: solution.certificate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from neuralcollapse.theory.assembly import assembled, described, statuses
+from neuralcollapse.theory.assembly import assembled
 from neuralcollapse.theory.class_losses import ClassLoss, SoftmaxLoss, SquaredLoss
+from neuralcollapse.theory.comparison import nearly_merged
 from neuralcollapse.theory.convex import Program, certified, solved
-from neuralcollapse.theory.matrices import GroupedMatrix, Groups
+from neuralcollapse.theory.matrices import Groups
 from neuralcollapse.theory.modes import root_between
 from neuralcollapse.theory.prediction import Prediction
 from neuralcollapse.theory.problem import SQUARED, Problem
@@ -67,7 +69,7 @@ def balanced(problem: Problem) -> Prediction:
         zero,
         loss_value + spectrum.cost(problem.decays),
         kind="simplex ETF" if size else "spectral",
-        regime=f"balanced {_NAMES[problem.loss]}; "
+        regime=f"balanced {LOSS_NAMES[problem.loss]}; "
         + (f"logit margin {size:.6g}" if size else "total collapse"),
         metastable=None,
         threshold=threshold,
@@ -77,7 +79,7 @@ def balanced(problem: Problem) -> Prediction:
     )
 
 
-_NAMES = {
+LOSS_NAMES = {
     "mse": "squared error",
     "weighted_mse": "class-weighted squared error",
     "ce": "cross entropy",
@@ -198,6 +200,7 @@ def by_program(problem: Problem) -> Prediction:
         )
     if problem.bias == "free" and problem.loss not in (*SQUARED, "cdt"):
         warnings += ("not unique: a constant added to the bias changes nothing; its mean is zero",)
+    warnings += _nearly_merging(problem, spectrum)
     threshold = _merging_threshold(problem)
     return assembled(
         problem,
@@ -214,6 +217,29 @@ def by_program(problem: Problem) -> Prediction:
     )
 
 
+def _nearly_merging(problem: Problem, spectrum: Spectrum) -> tuple[str, ...]:
+    """The classes that come close to another's vector, and not by exact merging, in words."""
+    groups = spectrum.groups
+    features = spectrum.feature_gram(problem.decays)
+    # Two classes stand for each group: what holds for them holds for all.
+    twice = np.tile(np.arange(len(groups)), 2)
+    gram = features.between[np.ix_(twice, twice)]
+    np.fill_diagonal(gram, features.own[twice])
+    near = nearly_merged(torch.from_numpy(gram)).numpy()
+    exactly = (groups.contrasts == 0) | (spectrum.contrast == 0)
+    near &= ~((twice[:, None] == twice) & exactly[twice])
+    close = near.any(1)[: len(groups)]
+    if not close.any():
+        return ()
+    members = np.flatnonzero(close[groups.index])
+    names = ", ".join(map(str, members[:_NAMED])) + (" and others" if len(members) > _NAMED else "")
+    return (
+        f"nearly merged: the means of classes {names} come within a tenth of the largest distance "
+        "of another's; different counts do not merge exactly",
+    )
+
+
+_NAMED = 10
 _REFERENCES = {"ce": "Hong, Ling 2023", "cdt": "Behnia et al. 2023", "ldt": "Behnia et al. 2023"}
 
 
@@ -233,7 +259,7 @@ def _merging_threshold(problem: Problem) -> float | None:
 
 
 def _program_regime(problem: Problem, groups: Groups, spectrum: Spectrum) -> str:
-    name = _NAMES[problem.loss]
+    name = LOSS_NAMES[problem.loss]
     balance = "balanced" if problem.balanced else "imbalanced"
     if not spectrum.rank:
         return f"{balance} {name}; total collapse"
@@ -243,60 +269,3 @@ def _program_regime(problem: Problem, groups: Groups, spectrum: Spectrum) -> str
     if merged.any():
         return f"{regime}; minority collapse: {int(groups.sizes[merged].sum())} classes merge"
     return regime
-
-
-def rectified(problem: Problem) -> Prediction:
-    """Cross entropy, one layer without bias, features not negative: orthogonal class means.
-
-    The classes decouple, with logits m_k (e_k - 1 / K) and
-
-        m_k = max(0, log(sqrt(K (K - 1) n_k / (N^2 weight_decay feature_decay)) - K + 1))
-
-    A class is dead if n_k <= N^2 weight_decay feature_decay K / (K - 1).
-    """
-    counts, classes = problem.counts, problem.num_classes
-    reach = problem.num_samples * problem.nuclear_decay
-    inner = np.sqrt(classes * (classes - 1) * counts) / reach - classes + 1
-    margins = np.log(np.maximum(inner, 1.0))
-    lengths = margins * math.sqrt(1 - 1 / classes)
-    ratio = np.sqrt(problem.feature_decay * counts / problem.weight_decay[0])
-    losses = np.log1p((classes - 1) * np.exp(-margins))
-    objective = counts @ losses / problem.num_samples
-    objective += problem.nuclear_decay * (np.sqrt(counts) @ lengths)
-    threshold = reach**2 * classes / (classes - 1)
-
-    groups = Groups.alike(counts)
-    margin, length, slope = (groups.each(values) for values in (margins, lengths, ratio))
-    root = np.sqrt(groups.sizes / classes)
-    centring = np.eye(len(groups)) - np.outer(root, root)
-    # W = centring * diag(sqrt(squares)) Q^T, with Q the axes that the features lie on.
-    squares = classes / (classes - 1) * length * slope
-    inner = centring * np.sqrt(squares)
-    classifier = GroupedMatrix(groups, squares, inner @ inner.T)
-    features = GroupedMatrix(groups, length / slope, length / slope)
-    logits = GroupedMatrix(groups, margin, centring * margin)
-    repeated = np.repeat(np.sqrt(squares), groups.contrasts.astype(int))
-    values = np.concatenate([repeated, np.linalg.svd(inner, compute_uv=False)])
-    values = -np.sort(-values[values > 1e-9 * max(float(values.max()), 1e-300)])
-    alive = int((groups.sizes * (margin > 0)).sum())
-    return described(
-        problem,
-        classifier,
-        features,
-        logits,
-        np.zeros(len(groups)),
-        objective=float(objective),
-        kind="orthogonal frame" if problem.balanced and alive else "general orthogonal frame",
-        regime="cross entropy with features that cannot be negative: orthogonal class means, "
-        f"centred classifier; {alive} of {classes} classes survive",
-        threshold=threshold,
-        spinodal=threshold,
-        rank=min(alive, classes - 1),
-        status=statuses(groups, margin == 0, np.zeros(len(groups), dtype=bool)),
-        layers=(values,),
-        reference="Dang et al. 2024",
-        warnings=(
-            "features that cannot be negative have many bad local minima, in which classes share "
-            "an axis: a small initialisation is often stuck",
-        ),
-    )

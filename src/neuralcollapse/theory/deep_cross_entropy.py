@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from neuralcollapse.theory.assembly import assembled
-from neuralcollapse.theory.class_losses import SoftmaxLoss
 from neuralcollapse.theory.convex import Program, solved
 from neuralcollapse.theory.cross_entropy import minimum_of, program, start_of
 from neuralcollapse.theory.matrices import Groups
@@ -251,7 +250,6 @@ def _descended(
     factors = [root @ right, *[root] * (layers - 2), left @ root]
     shape = (layers, classes, classes)
     zero = np.zeros(classes)
-    assert isinstance(question.loss, SoftmaxLoss)
 
     def objective(packed: Array) -> tuple[float, Array]:
         matrices, bias = packed[:-classes].reshape(shape), packed[-classes:]

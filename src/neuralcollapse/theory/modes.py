@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import root_scalar
+from scipy.optimize import brentq
 
 Array = NDArray[np.float64]
 
@@ -69,13 +69,17 @@ def largest_root(level: float, depth: int) -> float:
     if depth == 1:
         return 1 / math.sqrt(level) - 1
 
+    height = math.log(depth / level)
+
     def excess(log_x: float) -> float:
-        softened = np.logaddexp(0.0, depth * log_x)
-        return math.log(depth / level) + (depth - 1) * log_x - 2 * softened
+        power = depth * log_x
+        # log(1 + x^M) without overflow; `math`, because a thousand classes ask for it.
+        softened = max(power, 0.0) + math.log1p(math.exp(-abs(power)))
+        return height + (depth - 1) * log_x - 2 * softened
 
     # On this interval the right-hand side decreases; it is below M x^-(M+1) everywhere.
     low = math.log((depth - 1) / (depth + 1)) / depth
-    high = math.log(depth / level) / (depth + 1)
+    high = height / (depth + 1)
     if excess(low) <= 0 or high <= low:
         return math.exp(low)
     return math.exp(root_between(excess, low, high))
@@ -83,8 +87,7 @@ def largest_root(level: float, depth: int) -> float:
 
 def root_between(function: Callable[[float], float], low: float, high: float) -> float:
     """The root of a function that has opposite signs at `low` and `high`, by Brent's method."""
-    found = root_scalar(function, bracket=(low, high), method="brentq", xtol=1e-15, rtol=1e-15)
-    return float(found.root)
+    return float(brentq(function, low, high, xtol=1e-15, rtol=1e-15))  # pyright: ignore
 
 
 def fitted_shares(squares: Array, decays: Sequence[float], num_samples: float) -> Array:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from neuralcollapse.checks import check_matrix, check_vector
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.statistics import ClassStatistics
 from neuralcollapse.theory.comparison import balance, compared, verdicts
-from neuralcollapse.theory.matrices import FactoredMatrix, GroupedMatrix
+from neuralcollapse.theory.matrices import FactoredMatrix, GroupedMatrix, log_partition
 
 _ROWS_SHOWN = 40
 
@@ -40,7 +41,6 @@ class Prediction:
         feature_norm_squared: (K,), of the features of each class.
         logit: (K,), of the true class on training samples, bias included; nan where outputs are
             not classes.
-        confidence: (K,), softmax probability of the true class; nan likewise.
         bias: (C,), zero where there is none.
         layers: singular values of each linear layer that are not zero, largest first; the layer
             next to the features comes first.
@@ -78,7 +78,6 @@ class Prediction:
     classifier_norm_squared: Tensor
     feature_norm_squared: Tensor
     logit: Tensor
-    confidence: Tensor
     bias: Tensor
     layers: tuple[Tensor, ...]
     counts: Tensor
@@ -113,6 +112,16 @@ class Prediction:
     def gram_features(self) -> Tensor:
         """(K, K), inner products of the class means, not centred."""
         return self.feature_matrix.dense()
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """(K,), softmax probability of the true class on training samples; nan like `logit`."""
+        if isinstance(self.logit_matrix, FactoredMatrix):
+            return torch.full_like(self.logit, torch.nan)
+        groups = self.logit_matrix.groups
+        bias = groups.each(self.bias.numpy())
+        logs = self.logit_matrix.own + bias - log_partition(self.logit_matrix, bias)
+        return torch.from_numpy(np.minimum(np.exp(logs), 1.0)[groups.index])
 
     @cached_property
     def products(self) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from neuralcollapse.scalars import check_choice, check_integer, check_number
-from neuralcollapse.theory import cross_entropy, deep_cross_entropy, squared_error
+from neuralcollapse.theory import cross_entropy, deep_cross_entropy, rectified, squared_error
 from neuralcollapse.theory.prediction import Prediction
 from neuralcollapse.theory.problem import (
     LOSS_CHOICES,
@@ -54,9 +54,10 @@ def predict(
 
     Closed forms: squared error at any depth without bias or with a free one, balanced squared error
     with a decayed bias, class-weighted squared error without bias, balanced cross entropy (label
-    smoothing, focal), cross entropy with `activation="relu"`. Cross entropy with imbalanced counts,
-    CDT, LDT, and other squared error with a bias are convex programs over as many groups as there
-    are distinct counts (a hundred take seconds), certified by duality. Deep linear cross entropy is
+    smoothing, focal), cross entropy without bias with `activation="relu"`. Cross entropy with
+    imbalanced counts, CDT, LDT, other squared error with a bias, and other losses with "relu" are
+    convex programs over as many groups as there are distinct counts (a hundred take seconds, a
+    thousand many minutes), certified by duality. Deep linear cross entropy is
     compared over branches, of which none is proved optimal. See `Prediction.regime` and
     `Prediction.warnings`.
 
@@ -118,11 +119,14 @@ def predict(
 
 def _answer(problem: Problem) -> Prediction:
     if problem.targets is not None:
-        return squared_error.to_targets(problem)
+        return squared_error.to_targets(problem, problem.targets)
+    unbiased = problem.bias == "none"
+    if problem.activation == "relu" and not (unbiased and problem.loss in SQUARED):
+        if unbiased and problem.loss == "ce":
+            return rectified.rectified(problem)
+        return rectified.rectified_by_program(problem)
     if problem.loss in SQUARED:
         return _squared(problem)
-    if problem.activation == "relu":
-        return cross_entropy.rectified(problem)
     if problem.depth > 1:
         return deep_cross_entropy.compared(problem)
     if problem.balanced and problem.loss in ("ce", "label_smoothing", "focal"):
@@ -131,9 +135,9 @@ def _answer(problem: Problem) -> Prediction:
 
 
 def _squared(problem: Problem) -> Prediction:
-    if problem.loss == "weighted_mse":
+    if problem.class_weights is not None:
         if problem.bias == "none":
-            return squared_error.weighted(problem)
+            return squared_error.weighted(problem, problem.class_weights)
         return cross_entropy.by_program(problem)
     if problem.bias == "none":
         return squared_error.without_bias(problem)
@@ -168,12 +172,13 @@ def _refuse_contradictions(problem: Problem) -> None:
             f"targets must come with loss='mse' and activation='linear', got loss={loss!r} and "
             f"activation={problem.activation!r}"
         )
-    if problem.activation == "relu" and not (
-        bias == "none" and (loss == "mse" or (loss == "ce" and depth == 1))
+    if problem.activation == "relu" and (
+        loss == "focal" or (depth > 1 and not (bias == "none" and loss == "mse"))
     ):
         raise ValueError(
-            "activation='relu' must come with bias='none' and loss='mse', or loss='ce' at depth 1, "
-            f"got bias={bias!r}, loss={loss!r}, depth={depth}; no closed form is known there"
+            "activation='relu' must come with depth 1 and another loss than 'focal', or with "
+            f"loss='mse' and bias='none', got loss={loss!r}, depth={depth}, bias={bias!r}; nothing "
+            "is known there"
         )
     if depth > 1 and loss not in ("mse", "ce"):
         raise ValueError(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralcollapse.theory.matrices import GroupedMatrix, Groups
+from neuralcollapse.theory.matrices import FactoredMatrix, GroupedMatrix, Groups
 
 Array = NDArray[np.float64]
 
@@ -68,8 +68,8 @@ class Spectrum:
         contrast = self.contrast / self.column
         if self.left is None or self.right is None:
             return GroupedMatrix(self.groups, contrast, self.values / self.column)
-        reduced = (self.left * self.values) @ (self.right / self.column[:, None]).T
-        return GroupedMatrix(self.groups, contrast, reduced)
+        right = self.right / self.column[:, None]
+        return GroupedMatrix(self.groups, contrast, FactoredMatrix(self.left, self.values, right))
 
     def classifier_gram(self, decays: Sequence[float]) -> GroupedMatrix:
         """(K, K), of the rows of the product of all layers."""
@@ -77,7 +77,7 @@ class Spectrum:
         values = product_squares(self.values, decays)
         if self.left is None:
             return GroupedMatrix(self.groups, contrast, values)
-        return GroupedMatrix(self.groups, contrast, (self.left * values) @ self.left.T)
+        return GroupedMatrix(self.groups, contrast, FactoredMatrix(self.left, values, self.left))
 
     def feature_gram(self, decays: Sequence[float]) -> GroupedMatrix:
         """(K, K), of the class means of the features."""
@@ -86,7 +86,7 @@ class Spectrum:
         if self.right is None:
             return GroupedMatrix(self.groups, contrast, values / self.column**2)
         right = self.right / self.column[:, None]
-        return GroupedMatrix(self.groups, contrast, (right * values) @ right.T)
+        return GroupedMatrix(self.groups, contrast, FactoredMatrix(right, values, right))
 
     def layers(self, decays: Sequence[float]) -> tuple[Array, ...]:
         """The singular values of each linear layer, next to the features first."""

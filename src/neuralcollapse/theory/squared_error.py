@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from neuralcollapse.theory.assembly import assembled
+from neuralcollapse.theory.centred import centred_modes
 from neuralcollapse.theory.matrices import FactoredMatrix, Groups
 from neuralcollapse.theory.modes import (
     fitted_shares,
@@ -25,6 +26,8 @@ Array = NDArray[np.float64]
 
 # Rounding of a threshold: a count this close to it, relatively, counts as equal.
 _EQUAL = 1e-12
+# Singular vectors of more modes that differ would take tens of gigabytes.
+_MOST_DISTINCT = 20_000
 # Singular values below this share of the largest are rounding of zero.
 _ROUNDING = 1e-13
 
@@ -105,25 +108,27 @@ def with_free_bias(problem: Problem) -> Prediction:
     narrow = problem.width is not None and problem.width < rank
     if narrow:
         groups = Groups.single(problem.num_classes)
-    each = groups.each(counts)
-    root = np.sqrt(groups.sizes)
-    centred = (np.eye(len(groups)) - np.outer(each * root, root) / total) * np.sqrt(each)
-    left, values, right = np.linalg.svd(centred)
-    values[-1] = 0.0  # the direction that the bias took
+    if len(groups) > _MOST_DISTINCT:
+        raise ValueError(
+            f"counts must have at most {_MOST_DISTINCT} different values with a free bias, got "
+            f"{len(groups)}; round them, or leave the bias out"
+        )
+    if narrow:
+        left, values, right = _centred_targets(counts)
+    else:
+        left, values, right = centred_modes(groups.sizes, groups.each(counts))
+    each, several = groups.each(counts), groups.contrasts > 0
     threshold, spinodal = thresholds(problem)
     inner = fitted_shares(values**2, problem.decays, total)
-    contrast = fitted_shares(each, problem.decays, total)
+    contrast = fitted_shares(each * several, problem.decays, total)
     warnings = _depth_warnings(
-        problem,
-        np.append(each, values[:-1] ** 2),
-        np.append(groups.contrasts, np.ones(len(groups) - 1)),
+        problem, np.append(each, values**2), np.append(groups.contrasts, np.ones_like(values))
     )
     if narrow and problem.width is not None:
         warnings += _truncation_warnings(values, inner, problem.width)
         inner[problem.width :] = 0
-    several = groups.contrasts > 0
     spectrum = Spectrum(
-        groups, np.sqrt(each) * contrast * several, values * inner, left, right.T, np.sqrt(each)
+        groups, np.sqrt(each) * contrast, values * inner, left, right, np.sqrt(each)
     )
     residual = (values**2 * (1 - inner) ** 2).sum()
     residual += (groups.contrasts * each * (1 - contrast) ** 2).sum()
@@ -152,6 +157,15 @@ def with_free_bias(problem: Problem) -> Prediction:
         reference="Dang et al. 2023" if problem.balanced else "Liu 2024",
         warnings=warnings,
     )
+
+
+def _centred_targets(counts: Array) -> tuple[Array, Array, Array]:
+    """(left, values, right) of (I - counts 1^T / N) diag(sqrt(counts)), one class a row."""
+    share = counts / counts.sum()
+    centred = (np.eye(len(counts)) - share[:, None]) * np.sqrt(counts)
+    left, values, right = np.linalg.svd(centred)
+    # The last is the direction that the bias took.
+    return left[:, :-1], values[:-1], right[:-1].T
 
 
 def with_decayed_bias(problem: Problem) -> Prediction:
@@ -197,14 +211,13 @@ def with_decayed_bias(problem: Problem) -> Prediction:
     )
 
 
-def weighted(problem: Problem) -> Prediction:
+def weighted(problem: Problem, class_weights: Array) -> Prediction:
     """Class-weighted squared error of one layer without bias.
 
     logit_k = max(0, 1 - N sqrt(weight_decay * feature_decay) / (weight_k sqrt(counts_k)))
     """
-    assert problem.class_weights is not None
-    groups = Groups.alike(problem.counts, problem.class_weights)
-    each, weights = groups.each(problem.counts), groups.each(problem.class_weights)
+    groups = Groups.alike(problem.counts, class_weights)
+    each, weights = groups.each(problem.counts), groups.each(class_weights)
     reach = problem.num_samples * problem.nuclear_decay
     shares = np.maximum(0.0, 1 - reach / (weights * np.sqrt(each)))
     values = np.sqrt(each) * shares
@@ -226,14 +239,13 @@ def weighted(problem: Problem) -> Prediction:
     )
 
 
-def to_targets(problem: Problem) -> Prediction:
+def to_targets(problem: Problem, targets: Array) -> Prediction:
     """Squared error to any targets, one row per class, with a free bias or none.
 
     The modes are the singular directions of the targets times sqrt(counts), with a free bias
     centred on their mean over the samples.
     """
-    assert problem.targets is not None
-    targets, counts = problem.targets, problem.counts
+    counts = problem.counts
     total, root = problem.num_samples, np.sqrt(problem.counts)
     free = problem.bias == "free"
     bias = counts @ targets / total if free else np.zeros(targets.shape[1])
@@ -256,7 +268,6 @@ def to_targets(problem: Problem) -> Prediction:
     logits = FactoredMatrix(left, sigma, means)
     norms = np.maximum(feature_gram.diagonal, 0)
     zero = norms <= 1e-24 * max(float(norms.max()), 1e-300)
-    undefined = torch.full((len(counts),), torch.nan, dtype=torch.float64)
     alive = sigma[sigma > 0]
     objective = ((values * (1 - shares)) ** 2).sum() / (2 * total)
     return Prediction(
@@ -271,8 +282,7 @@ def to_targets(problem: Problem) -> Prediction:
         status=tuple("collapsed" if dead else "alive" for dead in zero),
         classifier_norm_squared=torch.from_numpy(np.maximum(classifier.diagonal, 0)),
         feature_norm_squared=torch.from_numpy(norms),
-        logit=undefined,
-        confidence=undefined.clone(),
+        logit=torch.full((len(counts),), torch.nan, dtype=torch.float64),
         bias=torch.from_numpy(bias),
         layers=tuple(
             torch.from_numpy(np.sqrt(layer_squares(alive, problem.decays, j)))

@@ -1,7 +1,8 @@
-"""The alarm for minority collapse: rare classes that merge or vanish, named while it happens.
+"""The alarm for minority collapse: rare classes that fade, merge or vanish, named as it happens.
 
-Under long tails and enough decay the means of the rarest classes run together before, or without,
-the accuracy on the training samples telling so.
+Under long tails and enough decay the classifier's rows of the rarest classes shrink first, smoothly
+over many epochs, while their samples are still decided right; then those samples are lost, and last
+the means of these classes run together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,9 @@ from neuralcollapse.forecast import forecast
 # Means of equal length are then 0.45 of their length apart, a third of what means at right angles
 # are.
 MERGING_COSINE = 0.9
+# A row is as long as the fourth root of its count, up to a factor, at weak decay: one below this
+# share of that is fading. At squared error's optimum that is a class below 8 times the threshold.
+FADED_LENGTH = 0.8
 # More distinct counts, or layers under cross entropy, take a convex program too long to wait for.
 _MOST_DISTINCT, _MOST_DEEP = 40, 10
 _MOST_PREDICTED = 200
@@ -28,7 +32,7 @@ class Alarm:
     """Classes that collapse.
 
     Attributes:
-        kind: "predicted" or "measured".
+        kind: "predicted", "fading" (measured, of one class) or "measured" (of a pair).
         classes: their numbers.
         text: what is wrong, in words.
         cosine: between their centred means, or None.
@@ -73,7 +77,7 @@ class MinorityAlarm:
         self._known = {_key(alarm) for row in rows for alarm in row.get("alarms", ())}
         self._predicted: list[Alarm] | None = None
 
-    def __call__(self, epoch: int, means: Tensor) -> list[Alarm]:
+    def __call__(self, epoch: int, means: Tensor, weight: Tensor | None = None) -> list[Alarm]:
         """The alarms that hold at an epoch.
 
         Before training only what is predicted: the means of an untrained network are often close.
@@ -81,10 +85,14 @@ class MinorityAlarm:
         Args:
             epoch: epochs of training completed.
             means: (K, d), class means of the features of the training set.
+            weight: (K, d), the classifier; None where there is no linear one.
         """
         if self._predicted is None:
             self._predicted = list(self._forecast())
-        measured = [] if epoch == 0 else self._merging(means)
+        measured: list[Alarm] = []
+        if epoch > 0:
+            measured = [] if weight is None else self._fading(weight)
+            measured += self._merging(means)
         return [*self._predicted, *measured][:_MOST_NAMED]
 
     def new(self, alarms: Iterable[Alarm]) -> list[Alarm]:
@@ -110,6 +118,32 @@ class MinorityAlarm:
         tail = [k for k in self._tail if alive[k]]
         for k, other, cosine in _close_pairs(centred[tail][:, tail]):
             yield self._pair("predicted", tail[k], tail[other], cosine, "are predicted to merge")
+
+    def _fading(self, weight: Tensor) -> list[Alarm]:
+        """Rare classes whose rows have become short, beside the median and beyond their count.
+
+        Of linear heads: the lengths of a cosine head's rows mean nothing.
+        """
+        if not str(self._config.get("head")).startswith(("linear", "deep-linear")):
+            return []
+        lengths = weight.detach().double().cpu().norm(dim=1)
+        counts = torch.tensor(self._counts, dtype=torch.float64)
+        present = counts > 0
+        typical = lengths[present].median()
+        if not self._tail or not float(typical) > 0:
+            return []
+        shares = lengths / typical
+        expected = (counts / counts[present].median()).pow(0.25).clamp(max=1)
+        return [
+            Alarm(
+                "fading",
+                (k,),
+                f"{self._name(k)} is fading: its row of the classifier is {shares[k]:.2f} of the "
+                f"median row, where its {self._samples(k)} would give {expected[k]:.2f}",
+            )
+            for k in self._tail
+            if shares[k] < FADED_LENGTH * expected[k]
+        ]
 
     def _merging(self, means: Tensor) -> list[Alarm]:
         if len(self._tail) < 2:

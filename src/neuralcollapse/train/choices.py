@@ -23,6 +23,7 @@ LOSS_OPTIONS: _Options = {
         "class_balanced": bool,
         "jitter": float,
         "min_distance": float,
+        "inter_every": int,
     },
     "normalized-cross-entropy": {"temperature": float},
     "frame-cosine": {"mixing": float, "schedule": str},
@@ -53,6 +54,15 @@ _WITHOUT_BIAS = {
 # Losses for a fixed frame; the frame each was made for, where it is of one kind.
 _USUAL_FRAME = {"frame-cosine": "hierarchy", "barz-denzler": "hierarchy"}
 _OF_A_HIERARCHY = ("hierarchical-cross-entropy", "soft-labels")
+# Data sets that come with a hierarchy of their classes, of the same name.
+WITH_HIERARCHY = (
+    "cifar100",
+    "fashion-mnist",
+    "fgvc-aircraft",
+    "glyphs",
+    "synthetic-tree",
+    "wordnet",
+)
 # Heads that hold a frame.
 _FRAMED = ("fixed", "rotated", "nearest-frame")
 

@@ -16,6 +16,7 @@ from neuralcollapse.train.choices import (
     FRAME_SUFFIX,
     HEAD_NAMES,
     LOSS_NAMES,
+    WITH_HIERARCHY,
     as_folder,
     check_frame_choice,
     completed,
@@ -48,7 +49,8 @@ class TrainConfig:
         "Data",
         None,
         "Hierarchy of the classes: a file (see `neuralcollapse hierarchy`), cifar100, "
-        "fashion-mnist, or fgvc-aircraft with its data.",
+        "fashion-mnist, wordnet, or with their data fgvc-aircraft, glyphs and synthetic-tree; "
+        "where the method needs one, that of the data by default.",
     )
     distances: str = _option(
         "Data",
@@ -230,16 +232,21 @@ class TrainConfig:
             fixed = dataclasses.replace(self, loss="dot-regression")
             return (*learned.methods(), *fixed.methods())
         loss, head, frame = completed(self.loss, self.head, self.frame, self.bias)
-        if needs_hierarchy(loss, frame) and self.hierarchy is None:
-            what = f"frame={frame}" if frame else f"loss={loss}"
-            raise ValueError(
-                f"hierarchy must be given with {what}; pass a file or cifar100, fashion-mnist"
-            )
+        hierarchy = self.hierarchy
+        if needs_hierarchy(loss, frame) and hierarchy is None:
+            hierarchy = self.data.partition(":")[0]
+            if hierarchy not in WITH_HIERARCHY:
+                what = f"frame={frame}" if frame else f"loss={loss}"
+                raise ValueError(
+                    f"hierarchy must be given with {what}, since data={self.data} brings none; "
+                    f"pass a file or {', '.join(WITH_HIERARCHY)}"
+                )
         if self.assign_after is not None and (frame is None or head.startswith("nearest-frame")):
             raise ValueError(
                 f"assign_after must go with a frame, got head={head}; use head=fixed or rotated"
             )
-        return (dataclasses.replace(self, loss=loss, head=head, frame=frame),)
+        chosen = {"loss": loss, "head": head, "frame": frame, "hierarchy": hierarchy}
+        return (dataclasses.replace(self, **chosen),)
 
     @property
     def label(self) -> str:

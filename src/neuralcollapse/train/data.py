@@ -1,10 +1,6 @@
 """Data sets: where they come from, and their training, validation and test parts."""
 
-import gzip
-import math
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +12,8 @@ from torch import Tensor
 from neuralcollapse.checks import check_finite
 from neuralcollapse.files import read_npz
 from neuralcollapse.train.config import TrainConfig, imbalance_ratio
+from neuralcollapse.train.fashion_mnist import read_fashion_mnist
+from neuralcollapse.train.glyph_sets import read_glyphs
 from neuralcollapse.train.picture_sets import read_aircraft, read_cifar100
 from neuralcollapse.train.samples import (
     AbstractSamples,
@@ -24,34 +22,24 @@ from neuralcollapse.train.samples import (
     stratified_cut,
     thinned,
 )
+from neuralcollapse.train.synthetic_tree import read_synthetic_tree
+from neuralcollapse.train.text_sets import read_wordnet
 
 DATA_ROOT_VARIABLE = "NEURALCOLLAPSE_DATA"
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
-_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-_FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 
 
 @dataclass(frozen=True)
 class Source:
     """Labelled samples as they come, before they are cut.
 
-    `test` is None where the data has no test set of its own.
+    `test` and `validation` are None where the data has no such part of its own.
     """
 
     train: AbstractSamples
     test: AbstractSamples | None
     classes: tuple[str, ...]
+    validation: AbstractSamples | None = None
 
 
 @dataclass(frozen=True)
@@ -113,19 +101,20 @@ def cut(source: Source, config: TrainConfig) -> Data:
     if num_classes < 2:
         raise ValueError("data must have at least two classes, got one")
     counts = torch.bincount(source.train.labels, minlength=num_classes)
-    needed = 2 if source.test is not None else 3
+    needed = 1 + (source.test is None) + (source.validation is None)
     if int(counts.min()) < needed:
         rare = source.classes[int(counts.argmin())]
         raise ValueError(
             f"data must have at least {needed} samples of every class to be cut into parts, got "
             f"{int(counts.min())} of class {rare!r}; leave that class out"
         )
-    train, test = source.train, source.test
+    train, validation, test = source.train, source.validation, source.test
     if test is None:
         kept, taken = stratified_cut(train.labels, config.test_share, config.split_seed)
         train, test = train.subset(kept), train.subset(taken)
-    kept, taken = stratified_cut(train.labels, config.validation_share, config.split_seed + 1)
-    train, validation = train.subset(kept), train.subset(taken)
+    if validation is None:
+        kept, taken = stratified_cut(train.labels, config.validation_share, config.split_seed + 1)
+        train, validation = train.subset(kept), train.subset(taken)
     ratio = imbalance_ratio(config.imbalance)
     if ratio > 1 or config.limit is not None:
         if config.limit is not None and config.limit < num_classes:
@@ -163,72 +152,24 @@ def _aircraft(config: TrainConfig) -> Source:
 
 
 def _fashion_mnist(config: TrainConfig) -> Source:
-    roots = data_roots(config)
-    places = [root / inner for root in roots for inner in ("", "fashion-mnist", "FashionMNIST/raw")]
-    places.append(_DEBIAN_FASHION_MNIST)
-    for place in places:
-        if _idx_file(place, "train-images-idx3-ubyte") is not None:
-            parts = [
-                TensorSamples(
-                    _read_idx(place, f"{part}-images-idx3-ubyte", 3).unsqueeze(1),
-                    _read_idx(place, f"{part}-labels-idx1-ubyte", 1).long(),
-                )
-                for part in ("train", "t10k")
-            ]
-            for part in parts:
-                known = len(part.labels) > 0 and int(part.labels.max()) < len(_FASHION_CLASSES)
-                if len(part.values) != len(part.labels) or not known:
-                    raise ValueError(f"{place} does not hold Fashion-MNIST: its files do not match")
-            return Source(parts[0], parts[1], _FASHION_CLASSES)
-    return _fashion_mnist_by_torchvision(config, places)
+    return Source(*read_fashion_mnist(data_roots(config)))
 
 
-def _fashion_mnist_by_torchvision(config: TrainConfig, places: list[Path]) -> Source:
-    looked = ", ".join(str(place) for place in places)
-    advice = (
-        f"fashion-mnist was not found in {looked}; install Debian's package dataset-fashion-mnist, "
-        "or put its four IDX files under --data-root, or pip install 'neuralcollapse[vision]' to "
-        "download it"
-    )
-    try:
-        from torchvision.datasets import (  # pyright: ignore[reportMissingImports]
-            FashionMNIST,
-        )
-    except (ImportError, RuntimeError):
-        raise ValueError(advice) from None
-    root = config.data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data"
-    try:
-        parts = [FashionMNIST(root, train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{advice}; torchvision could not download it: {error}") from None
-    train, test = (TensorSamples(p.data.unsqueeze(1), p.targets.long()) for p in parts)
-    return Source(train, test, _FASHION_CLASSES)
+def _wordnet(config: TrainConfig) -> Source:
+    samples, classes = read_wordnet(config.data)
+    return Source(samples, None, classes)
 
 
-def _idx_file(folder: Path, name: str) -> Path | None:
-    for file in (folder / f"{name}.gz", folder / name):
-        if file.is_file():
-            return file
-    return None
+def _synthetic_tree(config: TrainConfig) -> Source:
+    samples, classes = read_synthetic_tree(config.data)
+    return Source(samples, None, classes)
 
 
-def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
-    """An array in the IDX format: zero, zero, type, dimensions, sizes, then the values."""
-    file = _idx_file(folder, name)
-    if file is None:
-        raise ValueError(f"{folder / name} is missing; all four IDX files are needed")
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
-    header = 4 + 4 * dimensions
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
-        raise ValueError(f"{file} is not an IDX file of bytes with {dimensions} dimensions")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        raise ValueError(f"{file} is damaged: its length does not fit its header")
-    values = np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
-    return torch.from_numpy(values.copy())
+def _glyphs(config: TrainConfig) -> Source:
+    _check_pillow(config)
+    shares = config.validation_share, config.test_share
+    train, validation, test, classes = read_glyphs(data_roots(config), *shares, config.split_seed)
+    return Source(train, test, classes, validation)
 
 
 def _npz(config: TrainConfig) -> Source:
@@ -376,6 +317,24 @@ DATA_SETS: tuple[DataSet, ...] = (
         _aircraft,
         "10,000 pictures of aircraft, 100 variants; --hierarchy fgvc-aircraft",
         f"--data-root or ${DATA_ROOT_VARIABLE}: the folder fgvc-aircraft-2013b",
+    ),
+    DataSet(
+        "wordnet",
+        _wordnet,
+        "18,300 definitions of nouns, 61 classes of WordNet; --hierarchy wordnet",
+        "nothing; wordnet:encoder=NAME the extra text",
+    ),
+    DataSet(
+        "synthetic-tree",
+        _synthetic_tree,
+        "clouds on a tree of any size, 16 classes by default; --hierarchy synthetic-tree",
+        "nothing",
+    ),
+    DataSet(
+        "glyphs",
+        _glyphs,
+        "104 Latin, Greek and Cyrillic letters in the fonts of this machine; --hierarchy glyphs",
+        "three families of fonts, or --data-root FOLDER of fonts",
     ),
     DataSet(
         "npz",

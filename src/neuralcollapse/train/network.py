@@ -39,10 +39,13 @@ from neuralcollapse.train.backbones import Standardize, make_backbone
 from neuralcollapse.train.choices import head_choice, loss_choice
 from neuralcollapse.train.config import TrainConfig
 from neuralcollapse.train.data import Data, data_roots
+from neuralcollapse.train.glyph_sets import glyph_hierarchy
 from neuralcollapse.train.picture_sets import aircraft_hierarchy
 from neuralcollapse.train.samples import seeded
+from neuralcollapse.train.synthetic_tree import synthetic_hierarchy
 
 _SAMPLES_FOR_SCALE = 10_000
+_SPARSE_FOR_SCALE = 1_000
 _OF_A_HIERARCHY: dict[str, Callable[..., AbstractLoss]] = {
     "hierarchical-cross-entropy": HierarchicalCrossEntropy,
     "soft-labels": SoftLabels,
@@ -164,9 +167,14 @@ def class_hierarchy(config: TrainConfig, classes: Sequence[str]) -> Hierarchy | 
     """
     if config.hierarchy is None:
         return None
-    known = {"cifar100": Hierarchy.cifar100, "fashion-mnist": Hierarchy.fashion_mnist}
-    if config.hierarchy == "fgvc-aircraft":
-        known["fgvc-aircraft"] = functools.partial(aircraft_hierarchy, data_roots(config))
+    known: dict[str, Callable[[], Hierarchy]] = {
+        "cifar100": Hierarchy.cifar100,
+        "fashion-mnist": Hierarchy.fashion_mnist,
+        "fgvc-aircraft": lambda: aircraft_hierarchy(data_roots(config)),
+        "glyphs": glyph_hierarchy,
+        "synthetic-tree": lambda: synthetic_hierarchy(classes),
+        "wordnet": Hierarchy.wordnet,
+    }
     found = known.get(config.hierarchy)
     hierarchy = Hierarchy.from_file(config.hierarchy) if found is None else found()
     lacking = [name for name in classes if name not in hierarchy.nodes]
@@ -225,7 +233,15 @@ def parameter_groups(objective: Objective, config: TrainConfig) -> list[dict[str
 
 
 def fit_scale(scale: Standardize, data: Data) -> None:
-    """Set mean and deviation to the training set's: per channel of images, or per feature."""
+    """Set mean and deviation to the training set's: per channel of images, or per feature.
+
+    Sparse inputs stay zero where they are, and have one scale: a rare word is not blown up.
+    """
+    if data.train.sparse:
+        inputs = data.train.inputs(torch.arange(min(len(data.train), _SPARSE_FOR_SCALE)))
+        size = inputs.square().mean().sqrt()
+        scale.deviation.fill_(size if size > 0 else 1.0)
+        return
     number = min(len(data.train), _SAMPLES_FOR_SCALE)
     inputs = data.train.inputs(torch.linspace(0, len(data.train) - 1, number).long())
     over = [0, 2, 3] if inputs.dim() == 4 else [0]

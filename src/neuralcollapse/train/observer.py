@@ -93,7 +93,7 @@ class Observer:
         """The alarms that hold now; new ones are shown."""
         if train.statistics is None:
             return []
-        alarms = self._alarm(epoch, train.statistics.means)
+        alarms = self._alarm(epoch, train.statistics.means, train.weight)
         bar.alarms([alarm.text for alarm in self._alarm.new(alarms)], len(alarms))
         return [alarm.to_dict() for alarm in alarms]
 

@@ -15,6 +15,8 @@ class AbstractSamples(Dataset[tuple[Tensor, Tensor]], ABC):
     """Samples with labels (N,) int64; indexing with several positions gives a whole batch."""
 
     labels: Tensor
+    # Whether most inputs are zero: then they are not centred, and all scaled alike.
+    sparse: bool = False
 
     @abstractmethod
     def inputs(self, positions: Tensor) -> Tensor:
@@ -47,6 +49,48 @@ class TensorSamples(AbstractSamples):
     def subset(self, positions: Tensor) -> "TensorSamples":
         """A copy of the samples at these positions."""
         return TensorSamples(self.values[positions], self.labels[positions])
+
+
+@final
+class WordSamples(AbstractSamples):
+    """Samples with few inputs that are not zero, such as counts of words; dense batch by batch.
+
+    Args:
+        starts: (N + 1,), where the entries of each sample begin, the last one where they end.
+        columns: (M,), which input each entry is; no sample has one twice.
+        values: (M,), the entries.
+        width: how many inputs there are.
+        labels: (N,).
+    """
+
+    sparse = True
+
+    def __init__(self, starts: Tensor, columns: Tensor, values: Tensor, width: int, labels: Tensor):
+        self.starts, self.columns, self.values = starts, columns, values
+        self.width = width
+        self.labels = labels
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """(B, width), zero but for the entries."""
+        row, entry = self._entries(positions)
+        dense = torch.zeros(len(positions), self.width)
+        dense[row, self.columns[entry]] = self.values[entry].float()
+        return dense
+
+    def subset(self, positions: Tensor) -> "WordSamples":
+        """A copy of the samples at these positions."""
+        row, entry = self._entries(positions)
+        ends = torch.bincount(row, minlength=len(positions)).cumsum(0)
+        starts = torch.cat([ends.new_zeros(1), ends])
+        columns, values = self.columns[entry], self.values[entry]
+        return WordSamples(starts, columns, values, self.width, self.labels[positions])
+
+    def _entries(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(M,) which of the positions, and (M,) which of the entries, for all their entries."""
+        first, sizes = self.starts[positions], self.starts.diff()[positions]
+        row = torch.arange(len(positions)).repeat_interleave(sizes)
+        before = sizes.cumsum(0) - sizes
+        return row, torch.arange(len(row)) + (first - before)[row]
 
 
 @final
@@ -123,7 +167,7 @@ def loader(
     samples: AbstractSamples, order: EpochOrder, workers: int = 0
 ) -> "Batches | DataLoader[Any]":
     """Batches of samples in an order, prepared by worker processes if there are any."""
-    if isinstance(samples, TensorSamples) or not workers:
+    if not isinstance(samples, PictureSamples) or not workers:
         return Batches(samples, order)
     return DataLoader(
         samples,

@@ -1,9 +1,15 @@
-"""The packages that adapters are made for, and what to say when one is not there."""
+"""What adapters share: the package that one is made for, when it measures, what it logs."""
 
 import importlib
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from neuralcollapse.measurement import Measurement
+from neuralcollapse.scalars import check_integer
+
+Epochs = int | tuple[int, ...] | Callable[[int], bool]
 
 
 def missing(what: str, package: str, error: Exception, remedy: str) -> ImportError:
@@ -42,3 +48,31 @@ def base_class(what: str, modules: Sequence[str], name: str, remedy: str) -> Any
             raise reason
 
     return Missing
+
+
+def checked_epochs(epochs: int | Sequence[int] | Callable[[int], bool], first: int) -> Epochs:
+    """n for every n-th, or the epochs themselves from `first` on, or a function that chooses."""
+    if callable(epochs):
+        return epochs
+    if isinstance(epochs, Sequence):
+        return tuple(check_integer("epochs", epoch, first) for epoch in epochs)
+    return check_integer("epochs", epochs, 1)
+
+
+def is_chosen(epochs: Epochs, epoch: int, number: int) -> bool:
+    """Whether an epoch, the `number`-th, is among those to be measured."""
+    if isinstance(epochs, int):
+        return number % epochs == 0
+    return epochs(epoch) if callable(epochs) else epoch in epochs
+
+
+def logged(measurement: Measurement, path: str, keys: Sequence[str] | None) -> dict[str, float]:
+    """Metrics and accuracy under `path`, all or those of the keys, if they have a value."""
+    values = dict(measurement.metrics)
+    if measurement.accuracy is not None:
+        values["accuracy"] = measurement.accuracy
+    return {
+        f"{path}/{key}": value
+        for key, value in values.items()
+        if math.isfinite(value) and (keys is None or key in keys)
+    }

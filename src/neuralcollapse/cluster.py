@@ -1,0 +1,204 @@
+"""Features in many files on a Ray cluster: every file a task, statistics merged as a tree.
+
+A task reads one file and has no effect but its result. Where a worker dies, Ray runs its tasks
+again elsewhere and recomputes results that were lost with it; results are referred to by file, so
+that no file counts twice or not at all.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralcollapse.measurement import Look, SecondLook
+from neuralcollapse.shards import (
+    ShardMeasurement,
+    ShardReader,
+    concluded,
+    deals,
+    merged,
+    named,
+    part_of,
+)
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+# Statistics merged by one task.
+_FAN_IN = 4
+# Workers that may die under one task before that is an error: a file may be too large for any.
+_RETRIES = 5
+
+
+def measure_shards_on_ray(
+    files: Sequence[str | Path],
+    weight: Any = None,
+    bias: Any = None,
+    num_classes: int | None = None,
+    *,
+    address: str | None = None,
+    normalize: bool = False,
+    global_mean: GlobalMean = "class",
+    split: str | None = None,
+    scatter: bool | None = None,
+    skip_bad: bool = False,
+    jackknife: bool = False,
+) -> ShardMeasurement:
+    """`measure_shards` with the files read by the workers of a Ray cluster.
+
+    The same result but for rounding. The paths must name the same files on every machine. Needs
+    the extra `ray`.
+
+    Args:
+        files: as of `measure_shards`.
+        weight: (K, d), the classifier, instead of the files'.
+        bias: (K,), its bias, or None.
+        num_classes: K; by default the rows of `weight`, or the largest label plus one.
+        address: of a cluster: "auto" for the one on this machine, or "ray://host:port"; None uses
+            the one that `ray.init` has connected to, or starts one on this machine and ends it.
+        normalize: scale every feature to unit length first.
+        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        split: what the data is, for the record, e.g. "train".
+        scatter: as of `measure_shards`.
+        skip_bad: leave out files that cannot be read or do not fit, and say which and why.
+        jackknife: also find intervals, from up to 20 parts of the data.
+
+    Raises:
+        ImportError: if ray cannot be imported.
+        ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
+    """
+    try:
+        import ray
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"the engine ray needs ray, which cannot be imported ({error}); install it with "
+            "pip install 'neuralcollapse[ray]'"
+        ) from None
+    started = not ray.is_initialized()
+    if started:
+        options = {} if address else {"include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+    try:
+        reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
+        return _measured(
+            ray,
+            reader,
+            [Path(file).absolute() for file in files],
+            {Path(file).absolute(): Path(file) for file in files},
+            global_mean=global_mean,
+            split=split,
+            skip_bad=skip_bad,
+            jackknife=jackknife,
+        )
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _measured(
+    ray: Any,
+    reader: ShardReader,
+    paths: Sequence[Path],
+    given: dict[Path, Path],
+    *,
+    global_mean: GlobalMean,
+    split: str | None,
+    skip_bad: bool,
+    jackknife: bool,
+) -> ShardMeasurement:
+    deal = deals(len(paths), jackknife)
+    options = {"max_retries": _RETRIES}
+    read = ray.remote(num_returns=1 + deal, **options)(_read)
+    tasks = [read.remote(reader, path, deal) for path in paths]
+    kept: list[Path] = []
+    skipped: dict[Path, str] = {}
+    groups: dict[int, list[Any]] = {}
+    # In the order of the files, whichever is done first: the result does not depend on chance.
+    for path, (summary, *parts) in zip(paths, tasks, strict=True):
+        found = ray.get(summary)
+        error = found if isinstance(found, Exception) else None
+        if not isinstance(found, Exception):
+            try:
+                reader.join(*found)
+            except ValueError as misfit:
+                error = misfit
+        if error is not None:
+            if not skip_bad:
+                raise named(given[path], error)
+            skipped[given[path]] = str(named(given[path], error))
+            continue
+        for number, part in enumerate(parts):
+            place = number if deal > 1 else part_of(len(kept), jackknife)
+            groups.setdefault(place, []).append(part)
+        kept.append(path)
+    merge = ray.remote(**options)(_merge)
+    roots = [_root(merge, groups[place]) for place in sorted(groups)]
+
+    def look(statistics: ClassStatistics) -> Look:
+        shared = ray.put((statistics, reader))
+        task = ray.remote(**options)(_look)
+        totals = [task.remote(shared, path, global_mean) for path in kept]
+        whole = _second_look(statistics, reader, global_mean)
+        for one in totals:
+            for total, own in zip(whole.totals, ray.get(one), strict=True):
+                total += own
+        return whole.result()
+
+    return concluded(
+        reader,
+        ray.get(roots),
+        [given[path] for path in kept],
+        skipped,
+        look,
+        global_mean=global_mean,
+        split=split,
+        jackknife=jackknife,
+    )
+
+
+def _root(merge: Any, leaves: list[Any]) -> Any:
+    """The reference to the merged statistics, a tree of tasks above the leaves."""
+    while len(leaves) > 1:
+        leaves = [
+            merge.remote(*leaves[start : start + _FAN_IN])
+            for start in range(0, len(leaves), _FAN_IN)
+        ]
+    return leaves[0]
+
+
+def _read(reader: ShardReader, path: Path, deal: int) -> tuple[Any, ...]:
+    """What the file tells beside its statistics, or what is wrong with it; then its statistics."""
+    torch.set_num_threads(1)
+    try:
+        parts = reader.statistics(path, deal)
+    except (ValueError, TypeError) as error:
+        return ValueError(str(error)), *([None] * deal)
+    return (reader, parts[0].num_classes), *parts
+
+
+def _merge(*parts: ClassStatistics) -> ClassStatistics:
+    torch.set_num_threads(1)
+    return merged(parts)
+
+
+def _look(
+    shared: tuple[ClassStatistics, ShardReader], path: Path, global_mean: GlobalMean
+) -> list[Tensor]:
+    torch.set_num_threads(1)
+    statistics, reader = shared
+    look = _second_look(statistics, reader, global_mean)
+    for features, labels in reader.batches([path]):
+        look.update(features, labels)
+    return look.totals
+
+
+def _second_look(
+    statistics: ClassStatistics, reader: ShardReader, global_mean: GlobalMean
+) -> SecondLook:
+    return SecondLook(
+        statistics,
+        reader.weight,
+        reader.bias,
+        normalize=reader.normalize,
+        global_mean=global_mean,
+    )

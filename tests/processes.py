@@ -1,0 +1,114 @@
+"""Processes that compute together, and what some tests run in them.
+
+A module, so that the processes can import it. They come from a server that has imported torch
+already (conftest.py has it), so each starts in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
+
+from neuralcollapse import ClassStatistics, measure, measure_features
+
+# Seconds; reached only by processes that wait for each other for ever.
+LONGEST = 200.0
+
+# Called with the rank, the number of processes, and the folder.
+Share = Callable[[int, int, str], Any]
+
+
+def run_processes(share: Share, folder: Path, num_processes: int = 2) -> None:
+    """Call `share` in processes of one gloo group; an exception in one of them is raised here."""
+    context: Any = start_processes(
+        in_group, (num_processes, str(folder), share), num_processes, False, False, "forkserver"
+    )
+    end = time.monotonic() + LONGEST
+    try:
+        while not context.join(timeout=1):
+            assert time.monotonic() < end, f"{share.__name__} did not end in {LONGEST:g} s"
+    finally:
+        for process in context.processes:
+            process.kill()
+
+
+def in_group(rank: int, num_processes: int, folder: str, share: Share) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=num_processes)
+    share(rank, num_processes, folder)
+    dist.destroy_process_group()
+
+
+def merge_shares(rank: int, *_: Any) -> None:
+    """Every second sample, all or none of them, or not even a batch; beside one process."""
+    labels = torch.arange(40) % 4
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + labels[:, None]
+    head = torch.nn.Linear(6, 4)
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
+    torch.nn.init.zeros_(head.bias)
+    whole = measure(head, [(features, labels)])
+    half, first = slice(rank, None, 2), slice(0, 40 * (rank == 0))
+    for own, batches in ((half, 1), (first, 1), (first, rank == 0)):
+        x, y = features[own], labels[own]
+        parts = measure(head, [(x, y)] * batches, distributed=True)
+        statistics = ClassStatistics.from_features(x, y, 4).merge_processes()
+        assert statistics.counts.tolist() == [10] * 4, statistics.counts
+        assert whole.statistics is not None
+        scatter, wanted = statistics.scatter, whole.statistics.scatter
+        assert scatter is not None
+        assert wanted is not None
+        difference = (scatter - wanted).abs().max()
+        assert difference < 1e-6 * scatter.trace(), difference
+        assert parts.counts == whole.counts
+        assert parts.accuracy == whole.accuracy
+        for key, value in whole.metrics.items():
+            assert abs(parts[key] - value) <= 1e-6 * abs(value) + 1e-9, (key, value, parts[key])
+
+
+def look_at_shares(rank: int, *_: Any) -> None:
+    """What needs a second look at every second sample, or all or none, beside one process's."""
+    labels = torch.arange(42) % 4
+    features = torch.randn(42, 6, generator=torch.Generator().manual_seed(0)) + labels[:, None]
+    head = torch.nn.Linear(6, 4)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    whole = measure(head, [(features, labels)])
+    for own in (slice(rank, None, 2), slice(0, 42 * (rank == 0))):
+        parts = measure(head, [(features[own], labels[own])], distributed=True)
+        for key in ("hug_intra", "hug_inter", "gnc2_energy_gap", "gnc2_margin", "nc4_disagreement"):
+            assert abs(parts[key] - whole[key]) <= 1e-6, (key, whole[key], parts[key])
+        assert parts.accuracy == whole.accuracy
+    assert whole["hug_intra"] > 0.1
+
+
+def collect_shares(rank: int, *_: Any) -> None:
+    """torchmetrics on a third and the rest, on all and none, on half of the classes each."""
+    from torchmetrics import MetricCollection
+
+    from neuralcollapse.integrations.torchmetrics import NeuralCollapse
+
+    labels = torch.arange(41) % 4
+    features = torch.randn(41, 6, generator=torch.Generator().manual_seed(0)).double()
+    features = features + labels[:, None]
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    whole = measure_features(features, labels, weight)
+    third, first, classes = torch.arange(41) % 3 == 0, torch.arange(41) >= 0, labels < 2
+    for split in (third, first, classes):
+        own = split if rank == 0 else ~split
+        metric = NeuralCollapse(4, 6, weight=weight)
+        both = MetricCollection([metric])
+        for x, y in zip(features[own].split(5), labels[own].split(5), strict=True):
+            both.update(x, y)
+        for _again in range(2):
+            values = both.compute()
+            for key, value in values.items():
+                assert abs(value - whole[key]) <= 1e-9 * abs(whole[key]) + 1e-12, (key, value)
+        assert metric.statistics.num_samples == int(own.sum())
+        both.update(features[:1], labels[:1])  # on with the local state
