@@ -116,6 +116,12 @@ if TYPE_CHECKING:
     from neuralcollapse.mistakes import MistakeAccumulator as MistakeAccumulator
     from neuralcollapse.mistakes import Mistakes as Mistakes
     from neuralcollapse.shards import measure_shards as measure_shards
+    from neuralcollapse.splits import ClassCollapse as ClassCollapse
+    from neuralcollapse.splits import SplitComparison as SplitComparison
+    from neuralcollapse.splits import class_collapse as class_collapse
+    from neuralcollapse.splits import class_groups as class_groups
+    from neuralcollapse.splits import compare_splits as compare_splits
+    from neuralcollapse.splits import wrong_label_collapse as wrong_label_collapse
     from neuralcollapse.statistics import ClassStatistics as ClassStatistics
     from neuralcollapse.statistics import StatisticsAccumulator as StatisticsAccumulator
     from neuralcollapse.tap import FeatureTap as FeatureTap
@@ -123,6 +129,9 @@ if TYPE_CHECKING:
     from neuralcollapse.theory import UnconstrainedOptimum as UnconstrainedOptimum
     from neuralcollapse.theory import predict as predict
     from neuralcollapse.theory import unconstrained as unconstrained
+    from neuralcollapse.transfer import TransferScores as TransferScores
+    from neuralcollapse.transfer import linear_probe as linear_probe
+    from neuralcollapse.transfer import transfer_scores as transfer_scores
 
 # The same names by the module they come from; a test holds the two lists together.
 _FACE = {
@@ -163,9 +172,14 @@ _FACE = {
     ),
     "mistakes": "MistakeAccumulator Mistakes",
     "shards": "measure_shards",
+    "splits": (
+        "ClassCollapse SplitComparison class_collapse class_groups compare_splits "
+        "wrong_label_collapse"
+    ),
     "statistics": "ClassStatistics StatisticsAccumulator",
     "tap": "FeatureTap",
     "theory": "Prediction UnconstrainedOptimum predict unconstrained",
+    "transfer": "TransferScores linear_probe transfer_scores",
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names.split()}
 

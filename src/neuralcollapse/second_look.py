@@ -62,9 +62,9 @@ class SecondLook:
         self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
         self._directional = None if self._crowded else DirectionalSpread(statistics)
         self._whitened = self._balanced = None
-        self._lacking = balances(statistics, weighting) and statistics.scatter is None
         if statistics.scatter is None:
-            self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
+            if weighting is None:
+                self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
         elif balances(statistics, weighting):
             self._balanced = BalancedScatter(statistics)
         self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
@@ -99,10 +99,10 @@ class SecondLook:
             known["cdnv_directional"] = self._crowded or math.nan
         else:
             known["cdnv_directional"] = float(self._directional.result())
-        if self._lacking:
-            known["nc1"] = "balanced weighting needs the scatter; pass scatter=True"
-        elif self._whitened is not None:
+        if self._whitened is not None:
             known["nc1"] = float(self._whitened.result())
+        elif self._statistics.scatter is None:
+            known["nc1"] = "weighted covariances need the scatter, which takes d x d numbers"
         if self._balanced is not None:
             # Of the balanced scatter, what the default says is what was asked for.
             balanced = self._balanced.result()

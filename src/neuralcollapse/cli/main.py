@@ -13,6 +13,7 @@ from neuralcollapse.cli.hierarchy import hierarchy
 from neuralcollapse.cli.measure import measure
 from neuralcollapse.cli.ood import ood
 from neuralcollapse.cli.predict import predict
+from neuralcollapse.cli.rank import rank
 from neuralcollapse.cli.report import report
 from neuralcollapse.cli.train import train_command
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("train")(train_command())
 app.command("measure")(measure)
 app.command("ood")(ood)
+app.command("rank")(rank)
 app.command("frame")(frame)
 app.command("predict")(predict)
 app.command("report")(report)

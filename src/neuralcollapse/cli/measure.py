@@ -39,6 +39,17 @@ def measure(
         Path | None,
         typer.Option(help="A file with `features` of samples of no class, for NC5."),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with `features` and `labels` of test samples: compare collapse by class "
+            "and by group."
+        ),
+    ] = None,
+    groups: Annotated[
+        str,
+        typer.Option(help="Head classes have more samples than the first, tail up to the second."),
+    ] = "100,20",
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale every feature to unit length first.")
     ] = False,
@@ -102,9 +113,12 @@ def measure(
         measurement = measure_features(arrays["features"], arrays["labels"], **(own | options))
         result = {"file": str(paths[0]), **measurement.to_dict()}
         text = str(measurement)
+        more, words = _deeper(arrays, measurement, against, groups, normalize)
+        result, text = result | more, "\n\n".join([text, *words])
     else:
-        if outsiders is not None:
-            raise ValueError("outsiders must go with one file, without jackknife and skip-bad")
+        for name, value in (("outsiders", outsiders), ("against", against)):
+            if value is not None:
+                raise ValueError(f"{name} must go with one file, without jackknife and skip-bad")
         options |= {"skip_bad": skip_bad, "jackknife": jackknife}
         if engine == "ray":
             from neuralcollapse.cluster import measure_shards_on_ray
@@ -123,6 +137,47 @@ def measure(
     if out is not None:
         write_json(out, result)
     print(json.dumps(result, allow_nan=False) if as_json else text)
+
+
+def _deeper(
+    arrays: dict[str, Any], measurement: Any, against: Path | None, groups: str, normalize: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Test samples by class and group, and wrong labels, where the files have them."""
+    from neuralcollapse.measurement import as_tensor
+    from neuralcollapse.shards import read_features
+    from neuralcollapse.sphere import directions
+    from neuralcollapse.splits import compare_splits, thresholds, wrong_label_collapse
+    from neuralcollapse.statistics import ClassStatistics
+
+    def shown(value: Any) -> Any:
+        features = as_tensor("features", value)
+        return directions(features) if normalize else features
+
+    result: dict[str, Any] = {}
+    words: list[str] = []
+    if against is not None:
+        held = read_features(against)
+        try:
+            labels = as_tensor("labels", held["labels"])
+            test = ClassStatistics.from_features(
+                shown(held["features"]), labels, len(measurement.counts), scatter=False
+            )
+            many, few = thresholds(groups)
+            comparison = compare_splits(measurement.statistics, test, many=many, few=few)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{against}: {error}") from None
+        result["against"] = {"file": str(against), **comparison.to_dict()}
+        words.append(f"against {against}:\n{comparison}")
+    if "true_labels" in arrays:
+        found = wrong_label_collapse(
+            shown(arrays["features"]),
+            as_tensor("labels", arrays["labels"]),
+            as_tensor("true_labels", arrays["true_labels"]),
+        )
+        result["wrong_labels"] = found.to_dict()
+        told = (f"{name} {value:.6g}" for name, value in vars(found).items())
+        words.append(f"wrong labels: {', '.join(told)}")
+    return result, words
 
 
 def _more_lines(shards: Any) -> list[str]:

@@ -97,7 +97,7 @@ class NearestFrameHead(AbstractHead):
     of it is learned. A simplex ETF, a hierarchy's frame, or one of a predicted Gram matrix will do;
     only its angles and lengths matter, not its orientation.
 
-    A step takes a singular value decomposition of (rank of the frame) x d.
+    A step takes a singular value decomposition of min(K, d) x d.
 
     Args:
         frame: of which the Gram matrix is used.
@@ -140,10 +140,15 @@ class NearestFrameHead(AbstractHead):
         self.temperature = check_number("temperature", temperature, minimum=0, exclusive=True)
         vectors = frame.vectors
         shape = vectors.shape
-        root = gram_root(frame.gram, *shape)
+        # As wide as any frame of this shape needs, so that a state fits whatever its rank; zeros
+        # stand for a frame that is yet to be loaded.
+        root = vectors.new_zeros(shape[0], min(shape))
+        if bool(vectors.any()):
+            found = gram_root(frame.gram, *shape)
+            root[:, : found.shape[1]] = found
         # The frame as given, until the first class means are known; then where they lie.
         self.register_buffer("weight", vectors.clone())
-        self.register_buffer("root", root.to(vectors.dtype))
+        self.register_buffer("root", root)
         self.register_buffer("means", vectors.clone())
         self.register_buffer("seen", torch.zeros(shape[0], dtype=torch.bool))
 

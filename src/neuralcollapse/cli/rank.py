@@ -1,0 +1,115 @@
+"""`neuralcollapse rank FEATURES...`: which backbone or checkpoint suits the task best?"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def rank(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FEATURES...",
+            help="Files with `features` (N, d) and `labels` (N,) of one task, one a backbone "
+            "or checkpoint, or a pattern. Optionally with `test_features` and `test_labels`.",
+        ),
+    ],
+    by: Annotated[
+        Literal["cdnv", "cdnv_directional", "nc1", "vci", "nearest_mean", "linear_probe"],
+        typer.Option(help="The score that decides on the order."),
+    ] = "cdnv",
+    test_share: Annotated[
+        float,
+        typer.Option(help="Share of each class that is held out, for files without test samples."),
+    ] = 0.2,
+    probe: Annotated[
+        bool, typer.Option(help="Fit a linear probe for each file; it takes longest.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
+    ] = None,
+) -> None:
+    """Order features of one task by how well its classes have collapsed, the best first."""
+    from neuralcollapse.files import write_json
+    from neuralcollapse.shards import shard_files
+    from neuralcollapse.transfer import agreement, ranked, transfer_scores
+
+    paths = shard_files(files)
+    scores = []
+    for path in paths:
+        features, labels, test = _arrays(path)
+        try:
+            scores.append(
+                transfer_scores(features, labels, test, test_share=test_share, probe=probe)
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+    order = ranked(scores, by)
+    result = {
+        "by": by,
+        "ranking": [{"file": str(paths[place]), **scores[place].to_dict()} for place in order],
+        "agreement_with_linear_probe": agreement(scores),
+    }
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        _show(result)
+
+
+def _arrays(path: Path) -> tuple[Any, Any, Any]:
+    """Features and labels of a file, and its test samples or None."""
+    from neuralcollapse.measurement import as_tensor
+    from neuralcollapse.shards import read_features
+
+    held = read_features(path)
+    arrays = {
+        name: as_tensor(name, held[name])
+        for name in ("features", "labels", "test_features", "test_labels")
+        if name in held
+    }
+    if ("test_features" in arrays) != ("test_labels" in arrays):
+        raise ValueError(f"{path} must hold both test_features and test_labels, or neither")
+    test = None
+    if "test_features" in arrays:
+        test = arrays["test_features"], arrays["test_labels"]
+    return arrays["features"], arrays["labels"], test
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from neuralcollapse.transfer import SCORES
+
+    console = Console(markup=False, highlight=False)
+    table = Table("", "file", "dim", *SCORES)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    notes: dict[str, list[str]] = {}
+    # Without the folders that all files share.
+    folders = [Path(entry["file"]).absolute().parent for entry in result["ranking"]]
+    folder = os.path.commonpath(folders)
+    for place, entry in enumerate(result["ranking"], 1):
+        cells = []
+        for name in SCORES:
+            value = entry["scores"][name]
+            share = name in ("nearest_mean", "linear_probe")
+            cells.append("-" if value is None else f"{value:.2%}" if share else f"{value:.4g}")
+        shown = os.path.relpath(Path(entry["file"]).absolute(), folder)
+        table.add_row(str(place), shown, str(entry["dim"]), *cells)
+        for name, reason in entry["undefined"].items():
+            notes.setdefault(f"{name}: {reason}", []).append(entry["file"])
+    console.print(table)
+    console.print(f"ordered by {result['by']}, the best first")
+    for name, value in result["agreement_with_linear_probe"].items():
+        console.print(f"agreement of {name} with the linear probe: {value:.3f} (Spearman)")
+    for reason, files in notes.items():
+        console.print(f"undefined: {reason} ({len(files)} of {len(result['ranking'])} files)")
