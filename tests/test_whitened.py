@@ -56,8 +56,10 @@ def test_wide_features_take_the_second_route_by_default(monkeypatch: pytest.Monk
     assert wide.statistics is not None
     assert whole.statistics.scatter is not None
     assert wide.statistics.scatter is None
+    assert "without scatter" in wide.undefined["vci"]
     for key, value in whole.metrics.items():
-        assert wide[key] == pytest.approx(value, rel=1e-9, nan_ok=True), key
+        if key != "vci":
+            assert wide[key] == pytest.approx(value, rel=1e-9, nan_ok=True), key
 
 
 def test_rank_and_condition_are_those_of_the_covariance() -> None:
@@ -91,18 +93,21 @@ def test_the_condition_is_said() -> None:
 
 
 WIDE = """
-import resource, torch
+import torch
 from neuralcollapse import measure_features
 labels = torch.arange(1000) % 10
 features = torch.randn(1000, 50176)
 features += 3 * torch.randn(10, 50176)[labels]
 found = measure_features(features, labels)
 assert 0 < found["nc1"] < 1, found["nc1"]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+# The peak of this program alone: getrusage counts what its parent held when it was started.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) / 2**20)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_a_flattened_convolutional_layer_fits_into_a_gigabyte() -> None:
     """64 x 28 x 28 = 50,176 wide: a (d, d) array alone would take 20 GB."""
     done = subprocess.run([sys.executable, "-c", WIDE], capture_output=True, text=True, timeout=200)

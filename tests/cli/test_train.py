@@ -66,6 +66,7 @@ OTHER: dict[str, Any] = {
     "precision": "bf16",
     "measure_every": 4,
     "measure_samples": 50,
+    "measure_layers": True,
     "normalize": True,
     "measure": False,
     "checkpoint_seconds": 2.5,

@@ -4,7 +4,7 @@ from typing import Any, Literal, final
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuralcollapse.energy import (
     gaussian_log_determinant,
@@ -127,7 +127,8 @@ class HUG(AbstractLoss):
         self.min_distance = check_number("min_distance", min_distance, minimum=0, exclusive=True)
         self.inter_every = check_integer("inter_every", inter_every, minimum=1)
         self._drop_coincident = False
-        self._calls, self._last_inter = 0, torch.tensor(torch.nan)
+        # Only where there is something to count has the loss a state.
+        self._turns = _Turns() if self.inter_every > 1 else None
 
     @staticmethod
     def released(inter_weight: float = 1.0, intra_weight: float = 1.0) -> "HUG":
@@ -162,24 +163,17 @@ class HUG(AbstractLoss):
 
     def _inter_of_call(self, weight: Tensor) -> Tensor:
         """The term between classes, with a gradient on some calls only if it is thinned out."""
-        if self.inter_every == 1 or not self.training:
+        turns = self._turns
+        if turns is None or not self.training:
             return self._inter(weight)
-        due = self._calls % self.inter_every == 0
-        self._calls += 1
+        due = turns.calls % self.inter_every == 0
+        turns.calls += 1
         if not due:
             # A gradient of zero keeps the classifier in the graph, as some wrappers demand.
-            return self._last_inter.to(weight) + 0 * weight.sum()
+            return turns.last.to(weight) + 0 * weight.sum()
         inter = self._inter(weight)
-        self._last_inter = inter.detach()
-        return self.inter_every * inter - (self.inter_every - 1) * self._last_inter
-
-    def get_extra_state(self) -> Tensor:
-        """Calls in training mode so far, and the last term between classes; for `state_dict`."""
-        return torch.tensor([self._calls, float(self._last_inter)], dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on from a state of `get_extra_state`."""
-        self._calls, self._last_inter = int(state[0]), state[1].clone()
+        turns.last = inter.detach()
+        return self.inter_every * inter - (self.inter_every - 1) * turns.last
 
     def _inter(self, weight: Tensor) -> Tensor:
         if self.measure == "mhs":
@@ -241,6 +235,20 @@ class HUG(AbstractLoss):
             f"{self.measure}, inter_weight={self.inter_weight:g}, "
             f"intra_weight={self.intra_weight:g}{powers if self.measure == 'mhe' else ''}{thinned}"
         )
+
+
+class _Turns(nn.Module):
+    """How often a term was asked for in training mode, and its last value; kept in `state_dict`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.last = 0, torch.tensor(torch.nan)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.calls, float(self.last)], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls, self.last = int(state[0]), state[1].clone()
 
 
 def _num_pairs(weight: Tensor) -> float:
