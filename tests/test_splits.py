@@ -210,6 +210,9 @@ def test_the_command_compares_files_and_looks_at_wrong_labels(tmp_path: Path) ->
     run("measure", files[0], "--against", files[1], "--groups", "many").assert_refused(
         "groups must be two whole numbers such as 100,20, got 'many'"
     )
-    run("measure", *files, "--against", files[1]).assert_refused("against must go with one file")
+    run("measure", files[0], "--groups", "20,5").assert_refused("--groups must come with --against")
+    backwards = run("measure", files[0], "--against", files[1], "--groups", "5,20")
+    backwards.assert_refused("the first not below the second, got '5,20'")
+    run("measure", *files, "--against", files[1]).assert_refused("--against must go with one file")
     np.savez(files[1], features=test.features[:, :2].numpy(), labels=test.labels.numpy())
     run("measure", files[0], "--against", files[1]).assert_refused("test.npz", "(6, 2)")

@@ -92,6 +92,9 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} does not exist")
     try:
         with path.open("rb") as file:
+            if file.read(2) not in (b"PK", b"\x93N"):  # a zip archive, or a bare array
+                raise ValueError("it is no zip archive")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise ValueError("it holds a single array")

@@ -303,4 +303,9 @@ def thresholds(text: str) -> tuple[int, int]:
     parts: Sequence[str] = text.split(",")
     if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
         raise ValueError(f"groups must be two whole numbers such as {MANY},{FEW}, got {text!r}")
-    return int(parts[0]), int(parts[1])
+    many, few = int(parts[0]), int(parts[1])
+    if not 0 < few <= many:
+        raise ValueError(
+            f"groups must be two numbers above 0, the first not below the second, got {text!r}"
+        )
+    return many, few

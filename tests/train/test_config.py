@@ -231,7 +231,9 @@ def test_choices_that_make_no_sense_are_refused(given: dict[str, Any], message: 
 
 
 def test_only_a_frame_can_be_assigned() -> None:
-    with pytest.raises(ValueError, match="assign_after must go with a frame, got head=linear"):
+    with pytest.raises(
+        ValueError, match="assign_after must go with a frame that stays, got head=linear"
+    ):
         TrainConfig(loss="cross-entropy", assign_after=3).methods()
     assert TrainConfig(frame="simplex", assign_after=3).methods()[0].assign_after == 3
 

@@ -39,5 +39,7 @@ def test_a_nearest_frame_is_trained_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_frame_that_follows_is_not_assigned() -> None:
-    with pytest.raises(ValueError, match="assign_after must go with a frame, got head=nearest-fra"):
+    with pytest.raises(
+        ValueError, match="assign_after must go with a frame that stays, got head=nearest-fra"
+    ):
         method(head="nearest-frame", assign_after=1)

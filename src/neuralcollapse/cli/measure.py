@@ -47,9 +47,13 @@ def measure(
         ),
     ] = None,
     groups: Annotated[
-        str,
-        typer.Option(help="Head classes have more samples than the first, tail up to the second."),
-    ] = "100,20",
+        str | None,
+        typer.Option(
+            help="With --against: head classes have more samples than the first number, tail "
+            "classes at most the second.",
+            show_default="100,20",
+        ),
+    ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale every feature to unit length first.")
     ] = False,
@@ -101,6 +105,8 @@ def measure(
         options |= {"weight": held["weight"], "bias": held.get("bias")}
     if address is not None and engine != "ray":
         raise ValueError("--address must come with --engine ray, got an address alone")
+    if groups is not None and against is None:
+        raise ValueError(f"--groups must come with --against TEST, got {groups} alone")
     paths = shard_files(files)
     if len(paths) == 1 and not jackknife and not skip_bad and engine == "serial":
         arrays = read_features(paths[0])
@@ -118,7 +124,9 @@ def measure(
     else:
         for name, value in (("outsiders", outsiders), ("against", against)):
             if value is not None:
-                raise ValueError(f"{name} must go with one file, without jackknife and skip-bad")
+                raise ValueError(
+                    f"--{name} must go with one file, without --jackknife, --skip-bad and --engine"
+                )
         options |= {"skip_bad": skip_bad, "jackknife": jackknife}
         if engine == "ray":
             from neuralcollapse.cluster import measure_shards_on_ray
@@ -140,7 +148,11 @@ def measure(
 
 
 def _deeper(
-    arrays: dict[str, Any], measurement: Any, against: Path | None, groups: str, normalize: bool
+    arrays: dict[str, Any],
+    measurement: Any,
+    against: Path | None,
+    groups: str | None,
+    normalize: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Test samples by class and group, and wrong labels, where the files have them."""
     from neuralcollapse.measurement import as_tensor
@@ -156,13 +168,13 @@ def _deeper(
     result: dict[str, Any] = {}
     words: list[str] = []
     if against is not None:
+        many, few = thresholds(groups or "100,20")
         held = read_features(against)
         try:
             labels = as_tensor("labels", held["labels"])
             test = ClassStatistics.from_features(
                 shown(held["features"]), labels, len(measurement.counts), scatter=False
             )
-            many, few = thresholds(groups)
             comparison = compare_splits(measurement.statistics, test, many=many, few=few)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{against}: {error}") from None

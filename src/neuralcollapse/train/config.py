@@ -243,7 +243,8 @@ class TrainConfig:
                 )
         if self.assign_after is not None and (frame is None or head.startswith("nearest-frame")):
             raise ValueError(
-                f"assign_after must go with a frame, got head={head}; use head=fixed or rotated"
+                f"assign_after must go with a frame that stays, got head={head}; use head=fixed or "
+                "rotated"
             )
         chosen = {"loss": loss, "head": head, "frame": frame, "hierarchy": hierarchy}
         return (dataclasses.replace(self, **chosen),)
