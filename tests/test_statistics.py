@@ -36,14 +36,11 @@ def in_batches(features: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor
     return list(zip(features.split(size), labels.split(size), strict=True))
 
 
-def assert_same(
-    one: ClassStatistics, other: ClassStatistics, relative: float, products: float | None = None
-) -> None:
+def assert_same(one: ClassStatistics, other: ClassStatistics, relative: float) -> None:
     """Equal counts; squares equal to `relative` of their size, means to that of the spread.
 
-    The scatter is equal to `products`, by default the same, of its trace.
+    The scatter is equal to the same part of its trace.
     """
-    products = relative if products is None else products
     assert torch.equal(one.counts, other.counts)
     seen = one.seen
     torch.testing.assert_close(one.spread, other.spread, rtol=relative, atol=1e-30)
@@ -62,7 +59,7 @@ def assert_same(
     if one.scatter is not None and other.scatter is not None:
         # No entry of a positive semi-definite matrix is larger than its trace.
         torch.testing.assert_close(
-            one.scatter, other.scatter, rtol=0, atol=products * float(other.scatter.trace()) + 1e-30
+            one.scatter, other.scatter, rtol=0, atol=relative * float(other.scatter.trace()) + 1e-30
         )
 
 
@@ -168,9 +165,7 @@ def test_an_outlier_is_no_bad_anchor(distance: float, first: bool) -> None:
     expected = two_passes(features, labels, 5)
     for size in (1, 5, 305):
         statistics = accumulated(in_batches(features, labels, size), 5)
-        # Up to 256 rows are summed in float32: after an outlier all others, which are equal to
-        # its precision, round the same way. Two exact passes and one product give no better.
-        assert_same(statistics, expected, 1e-6, products=256 * 2**-24)
+        assert_same(statistics, expected, 1e-6)
 
 
 def test_a_long_stream_does_not_drift() -> None:

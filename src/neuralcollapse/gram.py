@@ -5,7 +5,7 @@ from torch import Tensor
 # Columns at a time on a CPU; the panels above the diagonal are left out.
 _PANEL = 128
 # Rows summed in one product: each sum of so many squares rounds in the precision of the rows.
-_SUMMED_ROWS = 256
+_SUMMED_ROWS = 64
 
 
 def add_gram(total: Tensor, rows: Tensor) -> None:

@@ -485,7 +485,7 @@ def test_a_hostile_record_is_one_sentence(finished: Path, tmp_path: Path, name: 
 def test_stopped_by_ctrl_c_then_killed_then_resumed(tmp_path: Path) -> None:
     """Each in a process of its own, then here; compared with one that ran through."""
     # So long that the signal comes in time, also on a busy machine.
-    options = [*SMALL, "--epochs", 160, "--measure-every", 10, "--checkpoint-seconds", 0.1]
+    options = [*SMALL, "--epochs", 1600, "--measure-every", 100, "--checkpoint-seconds", 0.1]
     out, whole = tmp_path / "out", tmp_path / "whole"
 
     def measured(number: int, method: str) -> Callable[[], bool]:
