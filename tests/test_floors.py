@@ -27,6 +27,7 @@ FLOORS = {
     "processes": 1,
     "scalars": 1,
     "specs": 1,
+    "spectrum": 1,
     "sphere": 1,
     "batches": 2,
     "energy": 2,

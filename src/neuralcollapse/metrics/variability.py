@@ -8,6 +8,7 @@ from torch import Tensor
 
 from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
 from neuralcollapse.scalars import check_choice
+from neuralcollapse.spectrum import mean_spectrum
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
 Weighting = Literal["balanced", "samples"]
@@ -257,20 +258,8 @@ def _weighted_means(
 def _between_spectrum(
     statistics: ClassStatistics, global_mean: GlobalMean, weighting: Weighting | None
 ) -> tuple[Tensor, Tensor]:
-    """Singular values (r,) and directions (r, d) of the weighted means, those of rounding left out.
-
-    None at all for fewer than two classes or coinciding means.
-    """
     centred = _weighted_means(statistics, global_mean, weighting)
-    num_seen, dim = centred.shape
-    if num_seen < 2:
-        return centred.new_zeros(0), centred.new_zeros(0, dim)
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-    singular, directions = singular[: num_seen - 1], directions[: num_seen - 1]
-    # A direction below the rounding of the means themselves, offset included, is not there.
-    size = statistics.seen_means.double().norm()
-    kept = singular > max(num_seen, dim) * torch.finfo(torch.float64).eps * size
-    return singular[kept], directions[kept]
+    return mean_spectrum(centred, statistics.seen_means)
 
 
 def _within_covariance(statistics: ClassStatistics, weighting: Weighting | None) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from neuralcollapse.spectrum import mean_spectrum
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
 # Features per block: 2^20 doubles are 8 MiB.
@@ -39,15 +40,16 @@ class WhitenedSpread:
 
     def __init__(self, statistics: ClassStatistics, *, global_mean: GlobalMean = "class"):
         self._means = statistics.means.double()
-        found = _class_directions(statistics, global_mean)
-        self._projection = None if found is None else found[1] / found[0][:, None]
+        centred = statistics.centred_means(global_mean).double()
+        singular, directions = mean_spectrum(centred, statistics.seen_means)
+        self._projection = directions / singular[:, None]
         self.totals = self._means.new_zeros(2)
         """(2,): sum of squares, number of samples; those of several processes add up."""
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features (N, d), labels (N,)."""
-        if self._projection is None:
+        if not len(self._projection):
             return
         rows = max(1, _BLOCK_FEATURES // max(1, features.shape[1]))
         for block, own in zip(features.split(rows), labels.split(rows), strict=True):
@@ -82,22 +84,3 @@ def between_condition(
     values = torch.linalg.eigvalsh(gram).flip(0)[: min(num_seen - 1, dim)]
     rank = int((values > _LEAST_EIGENVALUE * values[0]).sum())
     return rank, float(values[0] / values[-1]) if rank == len(values) else math.inf
-
-
-def _class_directions(
-    statistics: ClassStatistics, global_mean: GlobalMean
-) -> tuple[Tensor, Tensor] | None:
-    """(R,) singular values and (R, d) directions of the centred class means, or None.
-
-    R is K-1 for class means in general position.
-    """
-    centred = statistics.centred_means(global_mean).double()
-    num_seen, dim = centred.shape
-    if num_seen < 2:
-        return None
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-    singular, directions = singular[: num_seen - 1], directions[: num_seen - 1]
-    # A direction below the rounding of the means themselves, offset included, is not there.
-    size = statistics.seen_means.double().norm()
-    kept = singular > max(num_seen, dim) * torch.finfo(torch.float64).eps * size
-    return (singular[kept], directions[kept]) if bool(kept.any()) else None

@@ -45,8 +45,7 @@ class NCI(AbstractDetector):
         self._centre = features.double().mean(0)
 
     def _score(self, features: Tensor) -> Tensor:
-        assert self.weight is not None
-        rows = self.weight[self._logits(features).argmax(1)]
+        rows = self._classifier[self._logits(features).argmax(1)]
         moved = features - self._centre
         lengths = moved.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
         return -(moved * rows).sum(1) / lengths - self.alpha * features.abs().sum(1)
@@ -70,23 +69,21 @@ class FDBD(AbstractDetector):
         self._centre = features.double().mean(0)
 
     def _score(self, features: Tensor) -> Tensor:
-        assert self.weight is not None
         logits = self._logits(features)
         best, chosen = logits.max(1)
         between = self._row_distances(chosen)
-        own = torch.nn.functional.one_hot(chosen, len(self.weight)).bool()
+        own = torch.nn.functional.one_hot(chosen, logits.shape[1]).bool()
         # Equal rows with equal biases have no boundary: nothing lies between them.
         reach = torch.where(own | (between == 0), 0.0, (best[:, None] - logits) / between)
         lengths = (features - self._centre).norm(dim=1).clamp(min=_LEAST_LENGTH)
-        return -reach.sum(1) / max(1, len(self.weight) - 1) / lengths
+        return -reach.sum(1) / max(1, logits.shape[1] - 1) / lengths
 
     def _row_distances(self, chosen: Tensor) -> Tensor:
         """(N, K), distances between the rows of the chosen classes and all rows."""
-        assert self.weight is not None
+        rows = self._classifier
         classes, place = chosen.unique(return_inverse=True)
-        return torch.cdist(
-            self.weight[classes], self.weight, compute_mode="donot_use_mm_for_euclid_dist"
-        )[place]
+        distances = torch.cdist(rows[classes], rows, compute_mode="donot_use_mm_for_euclid_dist")
+        return distances[place]
 
 
 class NearestMean(AbstractDetector):

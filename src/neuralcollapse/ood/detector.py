@@ -90,10 +90,7 @@ class AbstractDetector(ABC):
             check_matrix("weight", self.weight, columns=features.shape[1], why="as the features")
             self._take_classifier(self.weight.to(features.device), self.bias)
         elif self.needs_classifier:
-            raise ValueError(
-                f"{type(self).__name__} needs the classifier; pass weight=... (and bias=...), or a "
-                "model"
-            )
+            _ = self._classifier
         self._dim = features.shape[1]
         self._fit(features, labels)
         return self
@@ -131,10 +128,19 @@ class AbstractDetector(ABC):
     def _score(self, features: Tensor) -> Tensor:
         """Scores of some features in float64."""
 
+    @property
+    def _classifier(self) -> Tensor:
+        """(K, d) float64; an error where there is none."""
+        if self.weight is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the classifier; pass weight=... (and bias=...), or a "
+                "model"
+            )
+        return self.weight
+
     def _logits(self, features: Tensor) -> Tensor:
         """(N, K) float64; only for detectors with a classifier."""
-        assert self.weight is not None
-        logits = features @ self.weight.T
+        logits = features @ self._classifier.T
         return logits if self.bias is None else logits + self.bias
 
     def _take_classifier(self, weight: Tensor, bias: Tensor | None) -> None:

@@ -90,7 +90,29 @@ class NECO(AbstractDetector):
         return len(labels.unique())
 
 
-class Residual(AbstractDetector):
+class _AbstractResidual(AbstractDetector):
+    """What detectors share that look at the length across a principal subspace."""
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        layer: str | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        dim: int | None = None,
+    ):
+        super().__init__(model, layer=layer, weight=weight, bias=bias)
+        self.dim = None if dim is None else check_integer("dim", dim, 1)
+
+    def _fit_residual(self, features: Tensor) -> None:
+        self._origin, self._across = _outside(features, self.weight, self.bias, self.dim)
+
+    def _residual(self, features: Tensor) -> Tensor:
+        return ((features - self._origin) @ self._across).norm(dim=1)
+
+
+class Residual(_AbstractResidual):
     """Length of what lies outside of the principal subspace of the classes' features.
 
         norm(R (h - origin)),  origin = -pinv(weight) bias
@@ -107,26 +129,14 @@ class Residual(AbstractDetector):
 
     name = "residual"
 
-    def __init__(
-        self,
-        model: Any = None,
-        *,
-        layer: str | None = None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        dim: int | None = None,
-    ):
-        super().__init__(model, layer=layer, weight=weight, bias=bias)
-        self.dim = None if dim is None else check_integer("dim", dim, 1)
-
     def _fit(self, features: Tensor, labels: Tensor | None) -> None:
-        self._origin, self._across = _outside(features, self.weight, self.bias, self.dim)
+        self._fit_residual(features)
 
     def _score(self, features: Tensor) -> Tensor:
-        return ((features - self._origin) @ self._across).norm(dim=1)
+        return self._residual(features)
 
 
-class ViM(AbstractDetector):
+class ViM(_AbstractResidual):
     """A virtual logit of the residual against the logits of the classes.
 
         scale * norm(R (h - origin)) - logsumexp(logits)
@@ -142,20 +152,8 @@ class ViM(AbstractDetector):
     name = "vim"
     needs_classifier = True
 
-    def __init__(
-        self,
-        model: Any = None,
-        *,
-        layer: str | None = None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        dim: int | None = None,
-    ):
-        super().__init__(model, layer=layer, weight=weight, bias=bias)
-        self.dim = None if dim is None else check_integer("dim", dim, 1)
-
     def _fit(self, features: Tensor, labels: Tensor | None) -> None:
-        self._origin, self._across = _outside(features, self.weight, self.bias, self.dim)
+        self._fit_residual(features)
         residual = logit = self._origin.new_zeros(())
         for block in blocks(features):
             wide = block.double()
@@ -170,9 +168,6 @@ class ViM(AbstractDetector):
 
     def _score(self, features: Tensor) -> Tensor:
         return self._scale * self._residual(features) - self._logits(features).logsumexp(1)
-
-    def _residual(self, features: Tensor) -> Tensor:
-        return ((features - self._origin) @ self._across).norm(dim=1)
 
 
 def _outside(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from neuralcollapse.layers import DepthProfile
+from neuralcollapse.layers import DepthProfile, SeparationLaw
 from neuralcollapse.report.figures import Panel, literal, rounded, run_colour
 from neuralcollapse.report.history import History
 from neuralcollapse.report.wording import shown
@@ -32,7 +32,7 @@ def depth_panels(histories: Sequence[History]) -> list[Panel]:
             data.append(_curve(histories[run], run, epoch, profile, key, logarithmic))
             law = profile.law
             if key == "nc1" and law is not None and law.metric == key:
-                data.append(_line(histories[run], run, profile))
+                data.append(_line(histories[run], run, law, len(profile.layers)))
         if not any(value is not None for trace in data for value in trace["y"]):
             continue
         layout = {
@@ -86,10 +86,9 @@ def _curve(
     }
 
 
-def _line(history: History, run: int, profile: DepthProfile) -> dict[str, Any]:
+def _line(history: History, run: int, law: SeparationLaw, num_layers: int) -> dict[str, Any]:
     """The separation law."""
-    law, places = profile.law, [*range(len(profile.layers))]
-    assert law is not None
+    places = [*range(num_layers)]
     return {
         "type": "scatter",
         "mode": "lines",
