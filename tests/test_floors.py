@@ -51,14 +51,15 @@ FLOORS = {
     "classifier": 6,
     "measurement": 6,
     "forecast": 7,
-    "integrations": 7,
+    "measuring": 7,
     "ood": 7,
     "record": 7,
-    "shards": 7,
-    "cluster": 8,
+    "integrations": 8,
     "report": 8,
+    "shards": 8,
     "train": 8,
-    "cli": 9,
+    "cluster": 9,
+    "cli": 10,
 }
 BASES = {"heads": "head", "integrations": "adapter", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table"}
