@@ -1,9 +1,9 @@
 """Imports run downhill and in no circle: the house is read from the source, module by module.
 
 A module imports from lower floors only. Inside a folder it imports from the folder's base file
-only; the gatherers `__init__` and `table` may name their siblings. The siblings of an open folder
-may import each other, as long as no circle arises. The face of the package gathers everything and
-is exempt; nobody imports from it but the version.
+only; the gatherers `__init__`, `table` and `evaluation` may name their siblings. The siblings of an
+open folder may import each other, as long as no circle arises. The face of the package gathers
+everything and is exempt; nobody imports from it but the version.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FLOORS = {
     "cli": 10,
 }
 BASES = {"heads": "head", "integrations": "adapter", "losses": "loss", "metrics": "pairs"}
-GATHERERS = {"__init__", "table"}
+GATHERERS = {"__init__", "table", "evaluation"}
 OPEN_FOLDERS = {"frames", "hierarchy", "theory", "ood", "train", "report", "cli"}
 
 FACE = "__init__"

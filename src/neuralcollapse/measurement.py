@@ -12,8 +12,9 @@ from torch import Tensor
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.layers import DepthProfile
+from neuralcollapse.metrics.evaluation import evaluate
 from neuralcollapse.metrics.noise import null_values, rounding_share
-from neuralcollapse.metrics.table import METRICS, evaluate, regime_of
+from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.metrics.whitened import between_condition
 from neuralcollapse.second_look import Look

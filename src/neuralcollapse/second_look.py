@@ -10,8 +10,9 @@ from torch import Tensor
 
 from neuralcollapse.metrics.decision import NearestMean, decision_counts
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
+from neuralcollapse.metrics.evaluation import too_many
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
-from neuralcollapse.metrics.table import METRICS, too_many
+from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.metrics.uniformity import SpreadWithin
 from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
 from neuralcollapse.metrics.whitened import WhitenedSpread
