@@ -133,9 +133,10 @@ def measure_shards(
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
         jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
-            are fewer than 10, samples of each file dealt in turns. Those of accuracy, `nc4_disagreement`
-            and `hug_intra` hold the class means at those of all data, which far from collapse
-            makes them too narrow; `cdnv_directional`, and `nc1` in a second look, have none.
+            are fewer than 10, samples of each file dealt in turns. Those of accuracy,
+            `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
+            from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
+            have none.
 
     Raises:
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
