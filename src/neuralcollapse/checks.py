@@ -72,12 +72,14 @@ def check_labels(
         raise TypeError(
             f"{name} must be a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor"
         )
+    if labels.dim() != 1:
+        remedy = f"; take {name}.argmax(1) of one-hot rows" if labels.dim() == 2 else ""
+        raise ValueError(
+            f"{name} must be 1-D with one class index per sample, got shape "
+            f"{tuple(labels.shape)}{remedy}"
+        )
     if labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be integers, got {_dtype(labels)}; convert with .long()")
-    if labels.dim() != 1:
-        raise ValueError(
-            f"{name} must be 1-D with one class index per sample, got shape {tuple(labels.shape)}"
-        )
     if num_samples is not None and len(labels) != num_samples:
         raise ValueError(
             f"{name} and {rows} must have the same length, got {len(labels)} {name} "

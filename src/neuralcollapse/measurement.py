@@ -617,7 +617,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         return torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:
         dtype = getattr(value, "dtype", type(value).__name__)
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". The only")[0]
         raise TypeError(
             f"{name} must be a tensor or a numeric array, got {dtype} ({reason})"
         ) from None

@@ -84,12 +84,11 @@ def _unpacked(error: Any) -> str:
 
     Newer versions of typer check by pydantic, which speaks of its inputs and its errors.
     """
-    message = error.format_message()
-    problems = getattr(error.__cause__, "errors", None)
-    if not callable(problems):
+    message, cause = error.format_message(), error.__cause__
+    if not hasattr(cause, "errors"):
         return message
     head, _, _ = message.partition(": ")
-    (problem, *_) = problems()
+    problem = cause.errors()[0]
     rule = problem["msg"].removeprefix("Value error, ").replace("Input should", "it must")
     given = repr(problem["input"])
     return f"{head}: {rule.partition(', unable')[0]}" + ("" if given in rule else f", got {given}")
