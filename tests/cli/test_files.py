@@ -241,7 +241,7 @@ def test_a_detector_that_was_not_asked_for_is_left_out_with_its_reason(command: 
 def test_metrics_without_an_interval_are_named(command: Command) -> None:
     text = command("measure", "train", "--jackknife").assert_ok()
     (line,) = [line for line in text.splitlines() if line.startswith("no interval: ")]
-    assert "hug_intra" in line
+    assert "cdnv_directional" in line
     assert "nc1," not in line
 
 

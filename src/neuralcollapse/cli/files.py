@@ -43,9 +43,8 @@ def check_apart(name: str, path: Path, others: Sequence[Path], what: str) -> Non
 
 def features_of(path: Path, dim: int | None = None, why: str = "") -> Any:
     """(N, d), the features of a file: finite, of the width asked for, at least one."""
-    from neuralcollapse.checks import check_finite, check_matrix
+    from neuralcollapse.checks import as_tensor, check_finite, check_matrix
     from neuralcollapse.feature_files import read_arrays
-    from neuralcollapse.measurement import as_tensor
 
     held = read_arrays(path, "features")["features"]
     with of_file(path):
@@ -58,9 +57,8 @@ def features_of(path: Path, dim: int | None = None, why: str = "") -> Any:
 
 def classifier_of(path: Path, dim: int | None = None) -> dict[str, Any]:
     """`weight` and, where the file has it, `bias`; of the width asked for."""
-    from neuralcollapse.checks import check_finite, check_matrix
+    from neuralcollapse.checks import as_tensor, check_finite, check_matrix
     from neuralcollapse.feature_files import read_arrays
-    from neuralcollapse.measurement import as_tensor
 
     held = read_arrays(path, "weight")
     with of_file(path):

@@ -104,7 +104,7 @@ def measure(
     from dataclasses import asdict
 
     from neuralcollapse.feature_files import read_features
-    from neuralcollapse.measurement import measure_features
+    from neuralcollapse.measuring import measure_features
     from neuralcollapse.shards import measure_shards
 
     check_out(out)
@@ -180,9 +180,8 @@ def _deeper(
     normalize: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Test samples by class and group, and wrong labels, where the files have them."""
-    from neuralcollapse.checks import check_matrix
+    from neuralcollapse.checks import as_tensor, check_matrix
     from neuralcollapse.feature_files import read_features
-    from neuralcollapse.measurement import as_tensor
     from neuralcollapse.shards import merged
     from neuralcollapse.sphere import directions
     from neuralcollapse.splits import compare_splits, thresholds, wrong_label_collapse
@@ -240,8 +239,8 @@ def _more_lines(shards: Any, jackknife: bool) -> list[str]:
     ]
     if jackknife and without:
         lines.append(
-            f"no interval: {', '.join(without)}: they look at single samples, or are undefined "
-            "without one of the parts"
+            f"no interval: {', '.join(without)}: sums over the parts do not give it, or it is "
+            "undefined without one of them"
         )
     lines.append(f"files: {len(shards.files)} read, {len(shards.skipped)} left out")
     return lines + [f"left out: {reason}" for reason in shards.skipped.values()]

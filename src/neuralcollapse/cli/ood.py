@@ -129,9 +129,8 @@ def _evaluated(
 
 def _training(train: Path, classifier: Path | None) -> tuple[Any, Any, dict[str, Any]]:
     """What detectors are fitted on: features, labels, and the classifier where there is one."""
-    from neuralcollapse.checks import check_labels
+    from neuralcollapse.checks import as_tensor, check_labels
     from neuralcollapse.feature_files import read_features
-    from neuralcollapse.measurement import as_tensor
 
     arrays = read_features(train)
     features = features_of(train)

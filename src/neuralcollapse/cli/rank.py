@@ -95,8 +95,8 @@ def _notes(paths: list[Path], tasks: list[dict[int, int]]) -> list[str]:
 
 def _arrays(path: Path) -> tuple[Any, Any, Any]:
     """Features and labels of a file, and its test samples or None."""
+    from neuralcollapse.checks import as_tensor
     from neuralcollapse.feature_files import read_features
-    from neuralcollapse.measurement import as_tensor
 
     held = read_features(path)
     arrays = {
