@@ -31,6 +31,8 @@ _KEYS = (
     "features_effective_rank",
 )
 _OF_SCATTER = ("nc1", "vci", "features_effective_rank")
+# Through two points there is always a line: it would be no law.
+_LEAST_LAYERS = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class DepthProfile:
         layers: in the order in which the model runs them.
         pooling: how features of several positions became one: "mean" or "flatten".
         law: of He, Su 2023: the variability falls by the same factor from layer to layer; None
-            for fewer than three layers or where it is nowhere defined.
+            where `no_law` says why.
         tunnel: name of the first layer from which on all are as separable as the last, or nearly;
             None where it is not defined. Behind it, the network compresses what it has
             separated (Masarczyk et al. 2023).
@@ -85,6 +87,20 @@ class DepthProfile:
     law: SeparationLaw | None
     tunnel: str | None
     tunnel_share: float
+
+    @property
+    def no_law(self) -> str | None:
+        """Why there is no separation law, or None where there is one."""
+        if self.law is not None:
+            return None
+        if len(self.layers) < _LEAST_LAYERS:
+            return f"needs {_LEAST_LAYERS} layers, got {len(self.layers)}"
+        lacking = [
+            layer.name
+            for layer in self.layers
+            if not _above_zero(layer.metrics.get("nc1_trace_ratio", math.nan))
+        ]
+        return f"needs a variability above zero in every layer, {', '.join(lacking)} has none"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an undefined number is None."""
@@ -102,6 +118,7 @@ class DepthProfile:
             ],
             "pooling": self.pooling,
             "law": None if self.law is None else vars(self.law).copy(),
+            "no_law": self.no_law,
             "tunnel": self.tunnel,
             "tunnel_share": self.tunnel_share,
         }
@@ -149,6 +166,8 @@ class DepthProfile:
                 f"separation law: {self.law.metric} goes by the factor rho = {self.law.rho:.4g} "
                 f"from layer to layer, R^2 = {self.law.r_squared:.4g}"
             )
+        else:
+            lines.append(f"separation law: none, it {self.no_law}")
         if self.tunnel is not None:
             lines.append(
                 f"tunnel: begins at {self.tunnel}, from where on 1 - vci is within "
@@ -351,7 +370,7 @@ def separation_law(layers: Sequence[LayerMeasurement]) -> SeparationLaw | None:
     """
     for key in ("nc1", "nc1_trace_ratio"):
         values = [layer.metrics.get(key, math.nan) for layer in layers]
-        if len(values) >= 3 and all(math.isfinite(v) and v > 0 for v in values):
+        if len(values) >= _LEAST_LAYERS and all(map(_above_zero, values)):
             break
     else:
         return None
@@ -365,6 +384,10 @@ def separation_law(layers: Sequence[LayerMeasurement]) -> SeparationLaw | None:
     return SeparationLaw(
         key, math.exp(slope), 1 - rest / total if total > 0 else 1.0, math.exp(start)
     )
+
+
+def _above_zero(value: float) -> bool:
+    return math.isfinite(value) and value > 0
 
 
 def _tunnel(layers: Sequence[LayerMeasurement], share: float) -> str | None:
