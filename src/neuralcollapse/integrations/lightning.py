@@ -157,16 +157,17 @@ class _Batches:
         self._ignored = ignore_index
 
     def __iter__(self) -> Iterator[Any]:
-        left = None if self._ignored is None else _own_samples(self._loader)
+        ignored = self._ignored
+        left = None if ignored is None else _own_samples(self._loader)
         for number, batch in enumerate(self._loader):
             if number == self._most:
                 return
             given = self._convert(batch)
-            if left is not None:
+            if left is not None and ignored is not None:
                 inputs, labels = split_batch(given)
                 if left < len(labels) and labels.dim() == 1:
                     labels = labels.clone()
-                    labels[max(left, 0) :] = self._ignored
+                    labels[max(left, 0) :] = ignored
                     given = (inputs, labels)
                 left -= len(labels)
             yield given
