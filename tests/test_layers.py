@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,17 @@ from neuralcollapse import (
     Measurement,
     cdnv,
     measure,
+    measure_features,
     nc1,
     nc1_trace_ratio,
     simplex_etf,
     vci,
 )
 from neuralcollapse import layers as layers_module
-from neuralcollapse.layers import LayerMeasurement, LayerTap, depth_profile, separation_law
+from neuralcollapse import measuring as measuring_module
+from neuralcollapse.depth import LayerMeasurement, depth_profile, separation_law
+from neuralcollapse.layers import LayerTap
+from processes import run_processes
 
 
 def network() -> nn.Sequential:
@@ -161,9 +166,8 @@ def test_convolutions_are_pooled_or_flattened(monkeypatch: pytest.MonkeyPatch) -
     assert all(math.isfinite(layer.metrics["nc1"]) for layer in flat.layers)
     monkeypatch.setattr(layers_module, "MAX_SCATTER_DIM", 100)
     wide = depth(model, pictures(), layers=["first", "second"], pooling="flatten").layers[0]
-    assert math.isnan(wide.metrics["nc1"])
     assert math.isnan(wide.metrics["vci"])
-    for key in ("nc1_trace_ratio", "cdnv", "effective_rank"):
+    for key in ("nc1", "nc1_trace_ratio", "cdnv", "effective_rank"):
         assert wide.metrics[key] == pytest.approx(flat.layers[0].metrics[key], rel=1e-6)
 
 
@@ -199,6 +203,98 @@ def test_layers_begin_with_the_first_that_has_parameters() -> None:
 def test_heads_of_this_library_end_the_layers() -> None:
     model = nn.Sequential(nn.Linear(5, 8), FixedHead(simplex_etf(3, 8)), nn.Softmax(1))
     assert [layer.name for layer in depth(model, batches(), layers="all").layers] == ["0"]
+
+
+class Wide(nn.Module):
+    """Two layers too wide for a scatter and one that is not; the second gives a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 4, 3), Tupled(nn.Conv2d(4, 3, 1))
+        self.third, self.head = nn.Linear(3 * 36, 20), nn.Linear(20, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.third(self.second(self.first(inputs).relu())[0].flatten(1)))
+
+
+class Tupled(nn.Module):
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, None]:
+        return self.inner(inputs), None
+
+
+def flattened(model: Wide, loader: list[tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    inputs, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    with torch.no_grad():
+        first = model.first(inputs)
+        second = model.second(first.relu())[0].flatten(1)
+        rows = {"first": first.flatten(1), "second": second, "third": model.third(second)}
+    return {name: (features, labels) for name, features in rows.items()}
+
+
+@pytest.mark.parametrize("kept_bytes", [1 << 30, 100])
+def test_wide_layers_have_nc1_from_one_more_pass(
+    kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same one that NC4 takes where features were not kept."""
+    monkeypatch.setattr(layers_module, "MAX_SCATTER_DIM", 100)
+    monkeypatch.setattr(measuring_module, "_KEPT_BYTES", kept_bytes)
+    model, loader, runs = Wide(), pictures(), []
+    model.first.register_forward_hook(lambda *_: runs.append(1))
+    measured = measure(
+        model, loader, layers=["first", "second", "third"], pooling="flatten", progress=False
+    )
+    assert len(runs) == 2 * len(loader)
+    assert measured["nc4_disagreement"] >= 0
+    assert measured.depth is not None
+    assert not any(module._forward_hooks for module in [model.second, model.third])
+    for layer in measured.depth.layers:
+        features, labels = flattened(model, loader)[layer.name]
+        alone = measure_features(features, labels, num_classes=3, scatter=False)
+        assert layer.metrics["nc1"] == pytest.approx(alone["nc1"], rel=1e-6)
+        assert math.isnan(layer.metrics["vci"]) == (layer.name != "third")
+    assert measured.depth.law is not None
+    assert measured.depth.law.metric == "nc1"
+
+
+def test_narrow_layers_and_loaders_that_run_once_have_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, loader, runs = Wide(), pictures(), []
+    model.first.register_forward_hook(lambda *_: runs.append(1))
+    depth(model, loader, layers=["first"], pooling="flatten")
+    assert len(runs) == len(loader)
+    monkeypatch.setattr(layers_module, "MAX_SCATTER_DIM", 100)
+    once = depth(model, iter(loader), layers=["first", "third"], pooling="flatten")
+    assert len(runs) == 2 * len(loader)
+    assert math.isnan(once.layers[0].metrics["nc1"])
+    assert math.isfinite(once.layers[1].metrics["nc1"])
+
+
+@pytest.mark.distributed
+def test_wide_layers_in_two_processes(tmp_path: Path) -> None:
+    run_processes(wide_shares, tmp_path)
+
+
+def wide_shares(rank: int, *_: Any) -> None:
+    """Every second sample, or all and none."""
+    layers_module.MAX_SCATTER_DIM = 100
+    inputs, labels = (torch.cat(parts) for parts in zip(*pictures(), strict=True))
+    model, inputs = Wide().double(), inputs.double()  # sums of other batches round in single
+    whole = depth(model, [(inputs, labels)], layers="all", pooling="flatten")
+    assert [layer.name for layer in whole.layers] == ["first", "second.inner", "third"]
+    turns, first = slice(rank, None, 2), slice(0, 40 * (rank == 0))
+    for own, batches in ((turns, 1), (first, 1), (first, int(rank == 0))):
+        loader = [(inputs[own], labels[own])] * batches
+        parts = depth(model, loader, layers="all", pooling="flatten", distributed=True)
+        for one, other in zip(parts.layers, whole.layers, strict=True):
+            assert (one.name, one.dim) == (other.name, other.dim)
+            found, expected = one.metrics["nc1"], other.metrics["nc1"]
+            assert abs(found - expected) <= 1e-6 * expected, (own, one.name, found, expected)
 
 
 # --- the law and the tunnel -----------------------------------------------------------------------
@@ -293,9 +389,11 @@ class Twice(nn.Module):
         super().__init__()
         self.shared, self.lstm = nn.Linear(5, 5), nn.LSTM(5, 5, batch_first=True)
         self.unused, self.head = nn.Linear(2, 2), nn.Linear(5, 3)
+        self.turned = nn.Tanh()
 
     def forward(self, inputs: Tensor) -> Tensor:
         inner = self.shared(self.shared(inputs))
+        self.turned(inputs.T)
         return self.head(self.lstm(inner[:, None])[0][:, 0])
 
 
@@ -307,13 +405,14 @@ BAD: list[tuple[nn.Module, Any, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "layers must name modules .*, got '9'; it has '0'",
     ),
-    (network(), "4", {}, ValueError, r"layers must be a list of names or 'all', got '4'; use"),
+    (network(), "4", {}, ValueError, r"list of names, 'blocks' or 'all', got '4'; use \['4'\]"),
     (network(), [], {}, ValueError, "the number of layers must be at least 1"),
-    (network(), 3, {}, TypeError, "layers must be a list of names or 'all', got 3"),
+    (network(), 3, {}, TypeError, "layers must be a list of names, 'blocks' or 'all', got 3"),
     (network(), "all", {"pooling": "max"}, ValueError, "pooling must be one of mean, flatten"),
     (Twice(), ["shared"], {}, ValueError, "once a forward pass, 'shared' ran 2 times"),
     (Twice(), ["unused"], {}, ValueError, "in every forward pass, 'unused' did not"),
-    (Twice(), ["lstm"], {}, ValueError, r"give features \(N, ...\), 'lstm' gives tuple"),
+    (Twice(), ["turned"], {}, ValueError, r"features \(N, ...\) for 7 labels, 'turned' gives \(5,"),
+    (Twice(), "blocks", {}, ValueError, "must find blocks in the model, and Twice has no two"),
     (Twice(), "all", {}, ValueError, "in front of the classifier, none did"),
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neuralcollapse.layers import LayerMeasurement, depth_profile
+from neuralcollapse.depth import LayerMeasurement, depth_profile
 from neuralcollapse.record import Run
 from neuralcollapse.report.depth import depth_panels
 from neuralcollapse.report.history import read_histories

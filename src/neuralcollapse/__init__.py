@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from neuralcollapse.cluster import measure_shards_on_ray as measure_shards_on_ray
     from neuralcollapse.decisions import conditional_risk as conditional_risk
     from neuralcollapse.decisions import minimum_risk as minimum_risk
+    from neuralcollapse.depth import DepthProfile as DepthProfile
+    from neuralcollapse.depth import SeparationLaw as SeparationLaw
     from neuralcollapse.energy import gaussian_energy as gaussian_energy
     from neuralcollapse.energy import gaussian_log_determinant as gaussian_log_determinant
     from neuralcollapse.energy import max_cosine as max_cosine
@@ -54,8 +56,6 @@ if TYPE_CHECKING:
     from neuralcollapse.hierarchy import check_distances as check_distances
     from neuralcollapse.jackknife import Interval as Interval
     from neuralcollapse.jackknife import jackknife_intervals as jackknife_intervals
-    from neuralcollapse.layers import DepthProfile as DepthProfile
-    from neuralcollapse.layers import SeparationLaw as SeparationLaw
     from neuralcollapse.losses import HUG as HUG
     from neuralcollapse.losses import AbstractLoss as AbstractLoss
     from neuralcollapse.losses import BarzDenzler as BarzDenzler
@@ -138,6 +138,7 @@ _FACE = {
     "classifier": "head_operands to_head",
     "cluster": "measure_shards_on_ray",
     "decisions": "conditional_risk minimum_risk",
+    "depth": "DepthProfile SeparationLaw",
     "energy": "gaussian_energy gaussian_log_determinant max_cosine riesz_energy separation",
     "frame_classifier": "FrameClassifier ResidualTransform",
     "frames": (
@@ -153,7 +154,6 @@ _FACE = {
     ),
     "hierarchy": "Hierarchy check_distances",
     "jackknife": "Interval jackknife_intervals",
-    "layers": "DepthProfile SeparationLaw",
     "losses": (
         "AbstractLoss BarzDenzler ConditionalSoftmax CrossEntropy DotRegression FrameCosine HUG "
         "HierarchicalCrossEntropy HierarchyAwareFeatures MultiGranularity "

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from neuralcollapse.heads import AbstractHead
-from neuralcollapse.tap import FeatureTap, find_head
+from neuralcollapse.tap import Classifier, FeatureTap, find_head, weight_rows
 
 _Model = TypeVar("_Model", bound=nn.Module)
 # Where models keep the number of their classes, beside the classifier itself.
@@ -50,6 +50,11 @@ def to_head(
     name, old = _classifier(model, head, layer, num_classes)
     if not name:
         raise ValueError("model must hold its classifier, got the classifier alone; use the head")
+    if isinstance(old, nn.Conv2d):
+        raise ValueError(
+            f"layer must name a linear layer to replace, got the convolution {name!r}, which "
+            "receives (N, d, H, W); put a linear layer in its place first"
+        )
     rows, width = old.weight.shape
     if width != head.dim:
         raise ValueError(
@@ -100,12 +105,12 @@ def head_operands(
         features = tap.take()
     if isinstance(tap.head, AbstractHead):
         return tap.head.operands(features, labels)
-    return features, tap.head.weight, tap.head.bias
+    return features, weight_rows(tap.head), tap.head.bias
 
 
 def _classifier(
     model: nn.Module, head: AbstractHead, layer: str | None, num_classes: int | None
-) -> tuple[str, nn.Linear | AbstractHead]:
+) -> tuple[str, Classifier]:
     """The one asked for; without a wish, the last of the head's shape, or else the last."""
     if layer is None and num_classes is None:
         shape = (head.num_classes, head.dim)

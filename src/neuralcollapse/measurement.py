@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from neuralcollapse.depth import DepthProfile
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
-from neuralcollapse.layers import DepthProfile
 from neuralcollapse.metrics.evaluation import evaluate
 from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, regime_of

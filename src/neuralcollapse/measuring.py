@@ -48,7 +48,7 @@ def measure(
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
     outsiders: Iterable[Any] | None = None,
-    layers: Sequence[str] | Literal["all"] | None = None,
+    layers: Sequence[str] | Literal["blocks", "all"] | None = None,
     pooling: Pooling = "mean",
     split: str | None = None,
     ignore_index: int | None = -100,
@@ -79,10 +79,12 @@ def measure(
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
         outsiders: batches, as of the loader, of samples that belong to none of the classes, for
             `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
-        layers: also measure these layers, by dotted name, or "all", in the same pass; the result
-            is in `depth`. Statistics are summed up by layer and features are not kept.
+        layers: also measure these layers, by dotted name, or the "blocks" of the network, or "all"
+            layers, in the same pass; the result is in `depth`. Statistics are summed up by layer
+            and features are not kept.
         pooling: how layers that give (N, C, H, W) or (N, T, d) become one row a sample: the "mean"
-            over positions, or "flatten"; layers wider than 4096 have no `nc1` and `vci`.
+            over positions, or "flatten". Layers wider than 4096 have their `nc1` from a second
+            pass over the loader, and no `vci`.
         split: what the data is, for the record, e.g. "train".
         ignore_index: samples with this label are left out, as torch's cross entropy does; None
             for none.
@@ -122,13 +124,12 @@ def measure(
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = split_batch(batch)
                 run_model(model, inputs, device)
-                if layer_tap is not None and task == _FIRST:
+                if layer_tap is not None and layer_tap.listening:
                     layer_tap.update(labels, ignore_index)
                 features = tap.take(tokens=labels.dim() > 1)
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
-        # Hooks on the first pass only: a second one is for the features alone.
         with layer_tap or nullcontext():
             statistics, kept, same_again, dtype = _accumulate(
                 batches, tap, loader, normalize, scatter
@@ -144,17 +145,23 @@ def measure(
         outside = None
         if outsiders is not None:
             outside = _mean_outside(model, outsiders, tap, device, normalize, progress)
-        look = second_look(
-            statistics,
-            weight,
-            bias,
-            looks,
-            normalize=normalize,
-            global_mean=global_mean,
-            weighting=weighting,
-            outsiders=outside,
-            distributed=distributed,
-        )
+        wide = layer_tap is not None and layer_tap.settle(distributed=distributed)
+        # A second pass is for what did not fit: features, or the scatter of wide layers, or both.
+        with layer_tap if layer_tap is not None and wide else nullcontext():
+            if wide and kept:
+                for _ in same_again or ():
+                    pass
+            look = second_look(
+                statistics,
+                weight,
+                bias,
+                looks,
+                normalize=normalize,
+                global_mean=global_mean,
+                weighting=weighting,
+                outsiders=outside,
+                distributed=distributed,
+            )
         measured = conclude(
             statistics,
             weight,

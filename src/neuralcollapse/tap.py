@@ -3,13 +3,20 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from neuralcollapse.heads import AbstractHead
+from neuralcollapse.positions import first_tensor
 from neuralcollapse.scalars import check_integer, counted
+
+Classifier = nn.Linear | AbstractHead | nn.Conv2d
+
+# Convolutions on a GPU keep ten bits of each factor, whatever the type of the features.
+_TF32 = 2e-3
 
 
 class FeatureTap(AbstractContextManager["FeatureTap"]):
@@ -20,7 +27,8 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
     Args:
         model: any module.
         layer: dotted name of the classifier; without it, the last linear layer (or head of this
-            library) whose output is `num_classes` wide, or simply the last one.
+            library) whose output is `num_classes` wide, or simply the last one. A 1 x 1 convolution
+            counts where it is the last layer with weights, or is named.
         num_classes: K.
         detach: cut what is read off the graph; without it, gradients flow through it.
 
@@ -48,18 +56,19 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
             check_integer("num_classes", num_classes, 1)
         self.name, self._head = find_head(model, layer, num_classes)
         self._detach = detach
+        self._model, self._given = model, None
         self._captured: list[Tensor] = []
-        self._handle: Any = None
+        self._handles: list[Any] = []
 
     @property
-    def head(self) -> nn.Linear | AbstractHead:
+    def head(self) -> Classifier:
         """The classifier's module."""
         return self._head
 
     @property
     def weight(self) -> Tensor:
         """(K, d), the classifier."""
-        return self._head.weight.detach()
+        return weight_rows(self._head).detach()
 
     @property
     def bias(self) -> Tensor | None:
@@ -69,7 +78,9 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
     def take(self, *, tokens: bool = False) -> Tensor:
         """(N, d), what entered the classifier in the forward pass just made.
 
-        With `tokens`, features of more dimensions, (..., d), pass too.
+        With `tokens`, features of more dimensions, (..., d), pass too. What enters a convolution is
+        averaged over positions; where these are several, the model must give the logits of this
+        mean.
         """
         captured, self._captured = self._captured, []
         if len(captured) != 1:
@@ -77,7 +88,9 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
                 f"layer {self.name!r} must run exactly once per forward pass, ran {len(captured)} "
                 "times; name another layer"
             )
-        features = captured[0]
+        features, given, self._given = captured[0], self._given, None
+        if isinstance(self._head, nn.Conv2d) and features.dim() == 4:
+            return self._pooled(features, given)
         if features.dim() != 2 and not (tokens and features.dim() > 2):
             raise ValueError(
                 f"layer {self.name!r} must receive features of shape (N, d), got "
@@ -85,12 +98,37 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
             )
         return features
 
+    def _pooled(self, features: Tensor, given: Any) -> Tensor:
+        """(N, d) of what entered a convolution, (N, d, H, W)."""
+        if features.shape[2:].numel() == 1:
+            return features.flatten(1)
+        pooled = features.flatten(2).mean(2)
+        with torch.no_grad():
+            logits = nn.functional.linear(pooled.to(self.weight.dtype), self.weight, self.bias)
+            given = first_tensor(getattr(given, "logits", given))
+            if isinstance(given, Tensor) and given.shape == logits.shape:
+                rounding = max(_TF32, torch.finfo(features.dtype).eps ** 0.5)
+                difference = (given.to(logits.dtype) - logits).abs().max()
+                if bool(difference <= rounding * logits.abs().max()):
+                    return pooled
+        raise ValueError(
+            f"layer {self.name!r} must give the model's logits for the mean of what it receives, "
+            "got a convolution whose outputs at several positions become something else, as by a "
+            "ReLU in front of the average; no linear classifier of one feature a sample decides as "
+            "this model does, so name a linear layer, or give pooled features to measure_features"
+        )
+
     def __enter__(self) -> "FeatureTap":
         def capture(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             features = inputs[0] if inputs else next(iter(named.values()))
             self._captured.append(features.detach() if self._detach else features)
 
-        self._handle = self._head.register_forward_pre_hook(capture, with_kwargs=True)
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            self._given = output
+
+        self._handles = [self._head.register_forward_pre_hook(capture, with_kwargs=True)]
+        if isinstance(self._head, nn.Conv2d):
+            self._handles.append(self._model.register_forward_hook(keep))
         return self
 
     def __exit__(
@@ -99,8 +137,9 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._handle.remove()
-        self._captured = []
+        for handle in self._handles:
+            handle.remove()
+        self._captured, self._given = [], None
 
 
 @contextmanager
@@ -138,14 +177,20 @@ def _move(model: nn.Module, device: torch.device) -> None:
 
 def find_head(
     model: nn.Module, layer: str | None = None, num_classes: int | None = None
-) -> tuple[str, nn.Linear | AbstractHead]:
+) -> tuple[str, Classifier]:
     """The name and the module of a model's classifier; see `FeatureTap`."""
-    heads = {
+    modules = dict(model.named_modules())
+    heads: dict[str, Classifier] = {
         name: module
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if isinstance(module, nn.Linear | AbstractHead)
         and not isinstance(module, nn.LazyLinear)  # has no shape before its first input
     }
+    last = next((n for n in reversed([*modules]) if _has_weights(modules[n])), None)
+    for name in (last, layer):  # convolutions of this size stand everywhere: the last, or by name
+        module = None if name is None else modules.get(name)
+        if name is not None and _is_pointwise(module):
+            heads[name] = module
     listed = ", ".join(f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items())
     candidates = f"its linear layers are {listed}" if heads else "it has none at all"
     if layer is not None:
@@ -167,3 +212,24 @@ def find_head(
         )
     name = list(wide)[-1]
     return name, wide[name]
+
+
+def weight_rows(head: Classifier) -> Tensor:
+    """(K, d), the weight of a classifier."""
+    return head.weight.flatten(1) if isinstance(head, nn.Conv2d) else head.weight
+
+
+def _is_pointwise(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a linear layer for each position: a plain 1 x 1 convolution."""
+    # A subclass may do something to its weight first.
+    return type(module) is nn.Conv2d and (
+        (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1)
+        and module.padding in ((0, 0), "valid", "same")
+    )
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return isinstance(module, AbstractHead) or any(
+        not isinstance(parameter, UninitializedParameter) and parameter.dim() > 1
+        for parameter in module.parameters(recurse=False)
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cli.command import run
-from neuralcollapse.layers import LayerMeasurement, depth_profile
+from neuralcollapse.depth import LayerMeasurement, depth_profile
 from neuralcollapse.scalars import counted
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from neuralcollapse.layers import DepthProfile, SeparationLaw
+from neuralcollapse.depth import DepthProfile, SeparationLaw
 from neuralcollapse.report.figures import Panel, literal, rounded, run_colour
 from neuralcollapse.report.history import History
 from neuralcollapse.report.wording import shown
