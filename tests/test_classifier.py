@@ -171,7 +171,7 @@ def test_a_head_that_does_not_fit_is_refused() -> None:
     with pytest.raises(TypeError, match="head must be a head of this library, got Linear"):
         to_head(ResNetLike(), nn.Linear(16, 4))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="model has no linear layer: it has none at all"):
-        to_head(nn.Conv2d(3, 4, 1), LinearHead(4, 8))
+        to_head(nn.Conv2d(3, 4, 3), LinearHead(4, 8))
     with pytest.raises(ValueError, match="model must hold its classifier"):
         to_head(nn.Linear(16, 4), LinearHead(4, 16))
 

@@ -568,7 +568,7 @@ NO_HEAD: dict[str, tuple[nn.Module, dict[str, Any], list[str]]] = {
         {"layer": "embedding", "num_classes": 3},
         ["'embedding'", "3 outputs", "'heads.extra' (6 -> 3)"],
     ),
-    "no linear layer": (nn.Sequential(nn.Conv2d(3, 4, 1)), {}, ["no linear layer", "none at all"]),
+    "no linear layer": (nn.Sequential(nn.Conv2d(3, 4, 3)), {}, ["no linear layer", "none at all"]),
 }
 
 
