@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import neuralcollapse.measuring
 import reference.metrics
-from cases import HEAD_CASES, ROWS, HeadCase, World, collapsed, head_cases, simplex_vertices, world
+from cases.heads import HEAD_CASES, HeadCase, head_cases
+from cases.metrics import ROWS
+from cases.worlds import World, collapsed, simplex_vertices, world
 from neuralcollapse import (
     ClassStatistics,
     FeatureTap,

@@ -14,11 +14,8 @@ import neuralcollapse as nc
 import neuralcollapse.metrics.decision
 import neuralcollapse.metrics.pairs
 import reference.metrics
-from cases import (
-    BREAKS,
-    HARMLESS,
-    METRIC_CASES,
-    ROWS,
+from cases.metrics import BREAKS, HARMLESS, METRIC_CASES, ROWS
+from cases.worlds import (
     WORLDS,
     World,
     collapsed,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference.metrics
-from cases import World, simplex_vertices, world, world_cases
+from cases.worlds import World, simplex_vertices, world, world_cases
 from neuralcollapse import ClassStatistics, StatisticsAccumulator, cdnv, nc1, nc1_trace_ratio
 from processes import merge_shares, run_processes
 
