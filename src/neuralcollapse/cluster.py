@@ -5,6 +5,7 @@ again elsewhere and recomputes results that were lost with it; results are refer
 that no file counts twice or not at all.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuralcollapse.feature_files import check_distinct, named
 from neuralcollapse.metrics.variability import Weighting
-from neuralcollapse.second_look import Look, SecondLook
+from neuralcollapse.second_look import SecondLook
 from neuralcollapse.shards import (
     ShardMeasurement,
     ShardReader,
-    check_jackknife,
+    add_totals,
     concluded,
     deals,
     merged,
-    named,
     part_of,
 )
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -58,8 +59,9 @@ def measure_shards_on_ray(
         weight: (K, d), the classifier, instead of the files'.
         bias: (K,), its bias, or None.
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
-        address: of a cluster: "auto" for the one on this machine, or "ray://host:port"; None uses
-            the one that `ray.init` has connected to, or starts one on this machine and ends it.
+        address: of a cluster: "auto" for the one on this machine, "host:port" for one that this
+            machine has joined, or "ray://host:port"; None uses the one that `ray.init` has
+            connected to, or starts one on this machine and ends it.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: as of `measure_shards`.
@@ -72,7 +74,7 @@ def measure_shards_on_ray(
         ImportError: if ray cannot be imported.
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
     """
-    check_jackknife(jackknife, weighting)
+    paths = check_distinct(files)
     try:
         import ray
     except (ImportError, RuntimeError) as error:
@@ -89,8 +91,8 @@ def measure_shards_on_ray(
         return _measured(
             ray,
             reader,
-            [Path(file).absolute() for file in files],
-            {Path(file).absolute(): Path(file) for file in files},
+            [path.absolute() for path in paths],
+            {path.absolute(): path for path in paths},
             global_mean=global_mean,
             weighting=weighting,
             split=split,
@@ -142,15 +144,15 @@ def _measured(
     merge = ray.remote(**options)(_merge)
     roots = [_root(merge, groups[place]) for place in sorted(groups)]
 
-    def look(statistics: ClassStatistics) -> Look:
-        shared = ray.put((statistics, reader))
+    def look(seen: SecondLook) -> list[list[Tensor]]:
+        shared = ray.put((seen, reader))
         task = ray.remote(**options)(_look)
-        totals = [task.remote(shared, path, global_mean, weighting) for path in kept]
-        whole = _second_look(statistics, reader, global_mean, weighting)
-        for one in totals:
-            for total, own in zip(whole.totals, ray.get(one), strict=True):
-                total += own
-        return whole.result()
+        totals: list[list[Tensor]] = []
+        for number, one in enumerate([task.remote(shared, path, deal) for path in kept]):
+            for place, own in enumerate(ray.get(one)):
+                part = place if deal > 1 else part_of(number, jackknife)
+                add_totals(totals, part, [total.clone() for total in own])
+        return totals
 
     return concluded(
         reader,
@@ -190,31 +192,12 @@ def _merge(*parts: ClassStatistics) -> ClassStatistics:
     return merged(parts)
 
 
-def _look(
-    shared: tuple[ClassStatistics, ShardReader],
-    path: Path,
-    global_mean: GlobalMean,
-    weighting: Weighting | None,
-) -> list[Tensor]:
+def _look(shared: tuple[SecondLook, ShardReader], path: Path, deal: int) -> list[list[Tensor]]:
     torch.set_num_threads(1)
-    statistics, reader = shared
-    look = _second_look(statistics, reader, global_mean, weighting)
-    for features, labels in reader.batches([path]):
-        look.update(features, labels)
-    return look.totals
-
-
-def _second_look(
-    statistics: ClassStatistics,
-    reader: ShardReader,
-    global_mean: GlobalMean,
-    weighting: Weighting | None,
-) -> SecondLook:
-    return SecondLook(
-        statistics,
-        reader.weight,
-        reader.bias,
-        normalize=reader.normalize,
-        global_mean=global_mean,
-        weighting=weighting,
-    )
+    seen, reader = copy.deepcopy(shared)  # what is shared is read-only
+    features, labels = reader.samples(path)
+    totals = []
+    for place in range(deal):
+        seen.update(features[place::deal], labels[place::deal])
+        totals.append(seen.take())
+    return totals

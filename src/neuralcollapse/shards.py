@@ -1,7 +1,7 @@
 """Features in many files: read one at a time, merged, and measured as if they were one."""
 
-import glob
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from neuralcollapse.checks import (
     check_vector,
     classes_in,
 )
-from neuralcollapse.files import read_npz, read_tensors
+from neuralcollapse.feature_files import check_distinct, named, read_features
+from neuralcollapse.feature_files import shard_files as shard_files
 from neuralcollapse.jackknife import Interval, jackknife_intervals
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.measuring import wants_scatter
 from neuralcollapse.metrics.variability import Weighting
-from neuralcollapse.second_look import Look, second_look
+from neuralcollapse.second_look import Look, SecondLook
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
@@ -31,7 +32,7 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAcc
 _MOST_PARTS = 20
 # With fewer files, the samples of each are dealt to the parts instead.
 _LEAST_FILES = 10
-SUFFIXES = (".npz", ".parquet", ".safetensors")
+_BY_ROW = "one per row of weight"
 
 
 @dataclass(frozen=True)
@@ -49,52 +50,6 @@ class ShardMeasurement:
     files: tuple[Path, ...]
     skipped: dict[Path, str]
     intervals: dict[str, Interval] = field(default_factory=dict)
-
-
-def shard_files(patterns: Sequence[str | Path]) -> list[Path]:
-    """The files that paths and patterns such as 'shards/*.safetensors' name, each once.
-
-    Raises:
-        ValueError: if a pattern names no file.
-
-    Example:
-        >>> shard_files(["features.npz", "features.npz"])
-        [PosixPath('features.npz')]
-    """
-    files: dict[Path, None] = {}
-    for pattern in map(str, patterns):
-        found = [pattern]
-        if glob.has_magic(pattern) and not Path(pattern).exists():
-            found = sorted(glob.glob(pattern, recursive=True))
-            if not found:
-                raise ValueError(f"{pattern} must name at least one file, got none")
-        files.update(dict.fromkeys(map(Path, found)))
-    return list(files)
-
-
-def read_features(file: Path) -> dict[str, Any]:
-    """The arrays of a file by name, `features` and `labels` among them.
-
-    Raises:
-        ValueError: if the file is missing, damaged, of another kind, or lacks one of the two.
-    """
-    arrays = read_arrays(file)
-    for name in ("features", "labels"):
-        if name not in arrays:
-            held = ", ".join(sorted(arrays)) or "nothing"
-            raise ValueError(f"{file} must hold the array {name!r}, it holds {held}")
-    return arrays
-
-
-def read_arrays(file: Path) -> dict[str, Any]:
-    """The arrays of a .npz or .safetensors file, or `features` and `labels` of a .parquet file."""
-    if file.suffix == ".npz":
-        return dict(read_npz(file))
-    if file.suffix == ".safetensors":
-        return dict(read_tensors(file)[0])
-    if file.suffix == ".parquet":
-        return _read_parquet(file)
-    raise ValueError(f"{file} must be a .npz, .safetensors or .parquet file")
 
 
 def measure_shards(
@@ -124,7 +79,7 @@ def measure_shards(
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
-        weighting: of the covariances, "balanced", "samples" or None; see `nc1`. Not with jackknife.
+        weighting: of the covariances, "balanced", "samples" or None; see `nc1`.
         split: what the data is, for the record, e.g. "train".
         scatter: accumulate the (d, d) scatter; without it `nc1` takes a second look at the files,
             in the K-1 directions of the class means, without any (d, d) array. By default up to
@@ -132,10 +87,14 @@ def measure_shards(
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
         jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
-            are fewer than 10, samples of each file dealt in turns.
+            are fewer than 10, samples of each file dealt in turns. Those of accuracy,
+            `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
+            from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
+            have none.
 
     Raises:
-        ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
+        ValueError: if a file cannot be read or does not fit (it is named), one is given twice, or
+            no sample is left.
 
     Example:
         >>> import tempfile
@@ -147,9 +106,8 @@ def measure_shards(
         >>> measure_shards(shard_files([f"{folder}/*.safetensors"])).measurement.counts
         (12, 12)
     """
-    check_jackknife(jackknife, weighting)
     reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
-    paths = [Path(file) for file in files]
+    paths = check_distinct(files)
     kept: list[Path] = []
     skipped: dict[Path, str] = {}
     parts: list[ClassStatistics] = []
@@ -166,16 +124,15 @@ def measure_shards(
             _add(parts, number if deal > 1 else part_of(len(kept), jackknife), part)
         kept.append(path)
 
-    def look(statistics: ClassStatistics) -> Look:
-        return second_look(
-            statistics,
-            reader.weight,
-            reader.bias,
-            reader.batches(kept),
-            normalize=normalize,
-            global_mean=global_mean,
-            weighting=weighting,
-        )
+    def look(seen: SecondLook) -> list[list[Tensor]]:
+        totals: list[list[Tensor]] = []
+        for number, path in enumerate(kept):
+            features, labels = reader.samples(path)
+            for place in range(deal):
+                seen.update(features[place::deal], labels[place::deal])
+                own = place if deal > 1 else part_of(number, jackknife)
+                add_totals(totals, own, seen.take())
+        return totals
 
     return concluded(
         reader,
@@ -188,15 +145,6 @@ def measure_shards(
         split=split,
         jackknife=jackknife,
     )
-
-
-def check_jackknife(jackknife: bool, weighting: Weighting | None) -> None:
-    """Raise if intervals are asked for that the parts' statistics cannot give."""
-    if jackknife and weighting is not None:
-        raise ValueError(
-            f"weighting must be left out with jackknife, got {weighting!r}: intervals are those of "
-            "the published mixture"
-        )
 
 
 def deals(num_files: int, jackknife: bool) -> int:
@@ -214,14 +162,17 @@ def concluded(
     parts: Sequence[ClassStatistics],
     kept: Sequence[Path],
     skipped: dict[Path, str],
-    look: Callable[[ClassStatistics], Look],
+    look: Callable[[SecondLook], list[list[Tensor]]],
     *,
     global_mean: GlobalMean,
     weighting: Weighting | None = None,
     split: str | None,
     jackknife: bool,
 ) -> ShardMeasurement:
-    """The measurement of the statistics of parts, with a second look at the files."""
+    """The measurement of the statistics of parts, with a second look at the files.
+
+    The latter gives its totals by part.
+    """
     if not kept or not any(part.num_samples for part in parts):
         reasons = "; ".join(skipped.values())
         raise ValueError(
@@ -229,11 +180,14 @@ def concluded(
         )
     statistics = merged(parts)
     reader.check_classifier(statistics)
+    seen = reader.second_look(statistics, global_mean, weighting)
+    totals = look(seen)
+    found = _without(seen, totals, None)
     measurement = conclude(
         statistics,
         reader.weight,
         reader.bias,
-        look(statistics),
+        found,
         normalize=reader.normalize,
         global_mean=global_mean,
         weighting=weighting,
@@ -244,8 +198,47 @@ def concluded(
     intervals = {}
     if jackknife:
         wide = [_padded(part, statistics.num_classes) for part in parts]
-        intervals = jackknife_intervals(wide, reader.weight, global_mean=global_mean)
+        looks = [found, *(_without(seen, totals, place) for place in range(len(totals)))]
+        intervals = jackknife_intervals(
+            wide,
+            reader.weight,
+            known=_known(looks),
+            global_mean=global_mean,
+            weighting=weighting,
+        )
     return ShardMeasurement(measurement, tuple(kept), skipped, intervals)
+
+
+def add_totals(parts: list[list[Tensor]], number: int, totals: list[Tensor]) -> None:
+    """Add the totals of some samples to those of their part, the next new one included."""
+    if number == len(parts):
+        parts.append(totals)
+    else:
+        for part, own in zip(parts[number], totals, strict=True):
+            part += own
+
+
+def _without(seen: SecondLook, totals: Sequence[list[Tensor]], place: int | None) -> Look:
+    """The look at all parts but one, or at all."""
+    seen.take()
+    for number, own in enumerate(totals):
+        if number != place:
+            seen.add(own)
+    return seen.result()
+
+
+def _known(looks: Sequence[Look]) -> dict[str, list[float]]:
+    """By key, the values of looks whose error is that of the samples and not of the class means."""
+    found = {
+        key: [look.known.get(key, math.nan) for look in looks]
+        for key in ("nc4_disagreement", "hug_intra")
+    }
+    found["accuracy"] = [math.nan if look.accuracy is None else look.accuracy for look in looks]
+    return {
+        key: [float(value) for value in values]
+        for key, values in found.items()
+        if not any(isinstance(value, str) for value in values)
+    }
 
 
 class ShardReader:
@@ -271,13 +264,15 @@ class ShardReader:
         weight: Any, bias: Any, num_classes: int | None, normalize: bool, scatter: bool | None
     ) -> "ShardReader":
         """For a classifier as a user gives it."""
-        return ShardReader(
-            None if weight is None else as_tensor("weight", weight),
-            None if bias is None else as_tensor("bias", bias),
-            num_classes,
-            normalize,
-            scatter,
-        )
+        if weight is not None:
+            weight = check_matrix("weight", as_tensor("weight", weight), rows=num_classes)
+            check_finite("weight", weight)
+        if bias is not None:
+            if weight is None:
+                raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
+            bias = check_vector("bias", as_tensor("bias", bias), len(weight), _BY_ROW)
+            check_finite("bias", bias)
+        return ShardReader(weight, bias, num_classes, normalize, scatter)
 
     def join(self, other: "ShardReader", num_classes: int) -> None:
         """Take over what another reader has found in a file; an error if it does not fit to this.
@@ -327,10 +322,22 @@ class ShardReader:
             self.weight, self.bias = weight, bias
         return parts
 
-    def batches(self, paths: Sequence[Path]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The samples of the files, one file at a time."""
-        for path in paths:
-            yield self._samples(read_features(path))
+    def samples(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Features (N, d) and labels (N,) of a file."""
+        return self._samples(read_features(path))
+
+    def second_look(
+        self, statistics: ClassStatistics, global_mean: GlobalMean, weighting: Weighting | None
+    ) -> SecondLook:
+        """What is to be seen of the files' features once their statistics are known."""
+        return SecondLook(
+            statistics,
+            self.weight,
+            self.bias,
+            normalize=self.normalize,
+            global_mean=global_mean,
+            weighting=weighting,
+        )
 
     def check_classifier(self, statistics: ClassStatistics) -> None:
         """The classifier must have a row for every class."""
@@ -341,7 +348,7 @@ class ShardReader:
         if self.bias is not None:
             if self.weight is None:
                 raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
-            check_vector("bias", self.bias, len(self.weight), "one per row of weight")
+            check_vector("bias", self.bias, len(self.weight), _BY_ROW)
             check_finite("bias", self.bias)
 
     def _samples(self, arrays: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -349,12 +356,14 @@ class ShardReader:
             "features",
             as_tensor("features", arrays["features"]),
             columns=self.dim,
-            why="as in the files before",
+            why="as weight has" if self.given else "as in the files before",
         )
         return features, check_labels(as_tensor("labels", arrays["labels"]), len(features))
 
     def _classifier_of(self, arrays: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         if "weight" not in arrays:
+            if "bias" in arrays:
+                raise ValueError("bias must come with a weight, got a bias alone; add the weight")
             return None, None
         weight = as_tensor("weight", arrays["weight"])
         bias = as_tensor("bias", arrays["bias"]) if "bias" in arrays else None
@@ -408,35 +417,3 @@ def _padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
         torch.cat([statistics.spread, statistics.spread.new_zeros(more)]),
         statistics.scatter,
     )
-
-
-def named(path: Path, error: Exception) -> ValueError:
-    """The error, saying which file."""
-    text = str(error)
-    return ValueError(text if str(path) in text else f"{path}: {text}")
-
-
-def _read_parquet(file: Path) -> dict[str, Any]:
-    try:
-        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(
-            f"{file} needs the extra parquet, but pyarrow cannot be imported ({error}); "
-            "install it with pip install 'neuralcollapse[parquet]'"
-        ) from None
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist")
-    try:
-        table = parquet.read_table(file, columns=["features", "labels"])
-        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        labels, features = columns["labels"].to_numpy(zero_copy_only=False), columns["features"]
-        if features.null_count or columns["labels"].null_count:
-            raise ValueError("it has missing values")
-        values = features.flatten().to_numpy(zero_copy_only=False)
-        if len(set(features.value_lengths().to_pylist())) > 1:
-            raise ValueError("features differ in width")
-        return {"features": values.reshape(len(labels), -1), "labels": labels}
-    # The parsers of columns throw a dozen kinds at damaged bytes.
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file} is not a readable .parquet file: {reason}") from None
