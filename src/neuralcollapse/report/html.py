@@ -28,6 +28,7 @@ from neuralcollapse.report.snapshots import (
     shown_epochs,
     slider_epochs,
 )
+from neuralcollapse.report.verdict import verdict
 from neuralcollapse.theory import Prediction
 
 
@@ -142,7 +143,7 @@ def _card(place: int, history: History) -> dict[str, Any]:
         "target": history.target.name,
         "status": history.status,
         "finished": (history.summary or {}).get("status") == "finished",
-        "verdict": wording.verdict(history),
+        "verdict": verdict(history),
     }
 
 
