@@ -1,13 +1,14 @@
 """What the page of a report, or of a prediction, holds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from neuralcollapse.metrics import METRICS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, tables, wording
-from neuralcollapse.report.depth import depth_panels
+from neuralcollapse.report.depth import depth_notes, depth_panels, depths_of_runs
 from neuralcollapse.report.figures import Panel
 from neuralcollapse.report.grams import gram_frames
 from neuralcollapse.report.history import History, read_histories
@@ -96,7 +97,9 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
     options = tables.options(histories)
     mistakes = mistake_view(histories)
     metrics += figures.mistake_panels(histories)
-    metrics += depth_panels(histories)
+    depths = depths_of_runs(histories)
+    for place, panel in enumerate(depth_panels(depths)):
+        metrics.append(panel if place else replace(panel, notes=depth_notes(depths)))
     drawn = [*performance, *metrics, *(row["panel"] for row in counts if row["panel"])]
     drawn += mistakes.panels if mistakes else []
     return {
@@ -116,7 +119,7 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
         "counts": counts,
         "options": options,
         "settings": tables.settings(histories),
-        "glossary": METRICS,
+        "metrics_table": METRICS,
         "regimes": wording.REGIMES,
         "terms": wording.TERMS
         + (wording.PREDICTION_TERMS if views else ())

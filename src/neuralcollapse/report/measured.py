@@ -100,9 +100,7 @@ def _of_object(label: str, value: Any) -> Measured:
     if isinstance(value, ShardMeasurement):
         files = [path.name for path in value.files]
         left_out = [Path(path).name for path in value.skipped]
-        return Measured(
-            label, value.measurement, dict(value.intervals), _source(files, left_out, False)
-        )
+        return Measured(label, value.measurement, dict(value.intervals), _source(files, left_out))
     if isinstance(value, Measurement):
         return Measured(label, value)
     raise TypeError(f"measurements must be measurements, got {type(value).__name__} for {label!r}")
@@ -113,7 +111,7 @@ def _of_run(label: str, run: Run) -> list[Measured]:
     epoch, source = history.final["epoch"], {"data": history.data, "trained": history.method}
     return [
         Measured(
-            f"{label}, {split}",
+            f"{label} ({split})",
             _checked(run.path, history.final[split]),
             source={**source, "epoch": str(epoch)},
         )
@@ -138,7 +136,6 @@ def _of_file(label: str, path: Path) -> Measured:
                 [Path(str(one)).name for one in values.get("files") or []]
                 or [Path(str(values[name])).name for name in ("file",) if values.get(name)],
                 [Path(str(one)).name for one in values.get("skipped") or []],
-                "files" in values,
             ),
             {
                 str(group): {str(name): number(value) for name, value in means.items()}
@@ -173,7 +170,7 @@ def _interval(values: Mapping[str, Any]) -> Interval:
     return Interval(*numbers)
 
 
-def _source(files: Sequence[str], left_out: Sequence[str], several: bool) -> dict[str, str]:
+def _source(files: Sequence[str], left_out: Sequence[str]) -> dict[str, str]:
     """Names of files only: a page is handed on, and folders are this machine's affair."""
     words = {}
     if files:
@@ -182,8 +179,6 @@ def _source(files: Sequence[str], left_out: Sequence[str], several: bool) -> dic
     if left_out:
         named = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
         words["left out"] = f"{len(left_out)}: {named}"
-    elif several:
-        words["left out"] = "none"
     return words
 
 

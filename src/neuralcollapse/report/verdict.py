@@ -76,7 +76,7 @@ def measured_verdict(measured: Measured) -> list[Sentence]:
     """What the numbers of a saved measurement say, in a few sentences."""
     measurement = measured.measurement
     reading = Reading(measured.value, measured.why_undefined, measured.target, "samples", _nothing)
-    sentences = [_level(measured, reading), _means(reading)]
+    sentences: list[Sentence | None] = [_level(measured, reading), _means(reading)]
     if measurement.conventions.get("classifier") == "none":
         sentences.append(Sentence("No classifier was given."))
     else:

@@ -88,6 +88,19 @@ TERMS = (
 )
 
 
+DEPTH_TERMS = (
+    (
+        "separation law",
+        "In a trained network the variability within classes falls by the same factor from layer "
+        "to layer (He, Su 2023); R² says how straight the line through the logarithms is.",
+    ),
+    (
+        "tunnel",
+        "The layers behind the one from which on 1 - VCI, the share of the labels that the best "
+        "linear map of a layer explains, stays near the last layer's (Masarczyk et al. 2023).",
+    ),
+)
+
 PREDICTION_TERMS = (
     (
         "prediction",
