@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from neuralcollapse.metrics import METRICS
-from neuralcollapse.report.figures import Panel, literal, place_symbol, rounded, run_colour
+from neuralcollapse.report.figures import (
+    Panel,
+    literal,
+    log_axis,
+    place_symbol,
+    rounded,
+    run_colour,
+)
 from neuralcollapse.report.measured import Measured
 from neuralcollapse.report.wording import metric_value, shown, title
 
@@ -16,7 +23,7 @@ _NEAR = 1e-7
 # At the edge stands what a logarithmic axis has no place for, this far below all else.
 _BELOW = 3.0
 # Samples by class are bars up to so many classes, and a curve by rank beyond.
-_MOST_BARS = 1000
+_MOST_BARS = 100
 _MOST_RANKS = 400
 _MOST_TICKS = 6
 _ROW_HEIGHT, _FRAME_HEIGHT = 22, 48
@@ -26,7 +33,11 @@ _STEP, _ROW = 0.18, 0.6
 
 def distance_panel(measured: Sequence[Measured]) -> Panel:
     """How far each metric is from its value at collapse, with intervals and noise."""
-    keys = [key for key in _fitting(measured) if any(_distance(one, key) for one in measured)]
+    keys = [
+        key
+        for key in _fitting(measured)
+        if any(_distance(one, key) is not None for one in measured)
+    ]
     known = [_distance(one, key) for one in measured for key in keys]
     noises = [_noise(one, key) for one in measured for key in keys]
     edge = _edge([*known, *noises])
@@ -48,8 +59,8 @@ def distance_panel(measured: Sequence[Measured]) -> Panel:
 
 
 def ratio_panel(measured: Sequence[Measured]) -> Panel | None:
-    """The distances from collapse, as multiples of those of the first measurement."""
-    if len(measured) < 2:
+    """The distances from collapse as multiples of the first measurement's; None without any."""
+    if not measured[1:]:
         return None
     first, rows, left_out = measured[0], [], []
     for key in _fitting(measured):
@@ -61,6 +72,8 @@ def ratio_panel(measured: Sequence[Measured]) -> Panel | None:
         known = [_distance(one, key) for one in measured[1:]]
         if any(value is not None for value in known):
             rows.append((key, [None if value is None else value / base for value in known]))
+    if not rows:
+        return None
     keys = [key for key, _ in rows]
     edge = _edge([1.0, *(ratio for _, ratios in rows for ratio in ratios)])
     data = []
@@ -69,22 +82,21 @@ def ratio_panel(measured: Sequence[Measured]) -> Panel | None:
         texts = [f"{shown(ratio, 3)} times that of {first.label}" for ratio in ratios]
         offset = _offset(place - 1, len(measured) - 1)
         data.append(_dots(place, one, keys, ratios, edge, texts, offset))
-    figure = _rows_figure(data, keys) if rows else None
+    figure = _rows_figure(data, keys)
+    figure["layout"]["shapes"] = [
+        {
+            "type": "line",
+            "layer": "below",
+            "xref": "x",
+            "yref": "paper",
+            "x0": 1,
+            "x1": 1,
+            "y0": 0,
+            "y1": 1,
+            "line": {"width": 2, "color": run_colour(0)},
+        }
+    ]
     notes = _edge_notes([ratio for _, ratios in rows for ratio in ratios])
-    if figure is not None:
-        figure["layout"]["shapes"] = [
-            {
-                "type": "line",
-                "layer": "below",
-                "xref": "x",
-                "yref": "paper",
-                "x0": 1,
-                "x1": 1,
-                "y0": 0,
-                "y1": 1,
-                "line": {"width": 2, "color": run_colour(0)},
-            }
-        ]
     if left_out:
         notes.append(f"Left out, at collapse in {first.label}: {', '.join(left_out)}.")
     return Panel(
@@ -242,14 +254,15 @@ def _dots(
 def _rows_figure(data: list[dict[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
     """Metrics below each other, on one logarithmic axis."""
     values = [x for trace in data for x in trace["x"] if x is not None]
-    decades = math.log10(max(values) / min(values)) if values else 0
+    axis = log_axis(values)
+    if (decades := math.log10(max(values) / min(values))) > _MOST_TICKS:
+        axis["dtick"] = math.ceil(decades / _MOST_TICKS)
     layout = {
         "height": _FRAME_HEIGHT + _ROW_HEIGHT * len(keys),
         "showlegend": False,
         "hovermode": "closest",
         "margin": {"l": 48, "r": 12, "t": 8, "b": 8},
-        "xaxis": {"type": "log", "exponentformat": "power", "side": "top", "tickangle": 0}
-        | ({"dtick": math.ceil(decades / _MOST_TICKS)} if decades > 1.5 else {}),
+        "xaxis": axis | {"side": "top", "tickangle": 0},
         "yaxis": {
             "tickvals": list(range(len(keys))),
             "ticktext": list(keys),
