@@ -4,10 +4,10 @@
     python benchmarks/vocabulary.py --memory [--classes 1000000] [--dim 256]
 
 Time: processor seconds of an update without scatter, in float32, over those of `index_add_` of the
-same batch into a float32 matrix, on one thread, the two in turns, once every class has been seen;
-the median of the ratios and of the seconds. Labels are drawn by Zipf's law, as words are, and once
-uniformly. Memory: the most that
-the process holds while it updates and finds the result, above what it held before.
+same batch, into a float32 matrix and into sums of the accumulator's own type, on one thread, in
+turns, once every class has been seen; the median of the ratios and of the seconds. Labels are drawn
+by Zipf's law, as words are, and once uniformly. Memory: the most that the process holds while it
+updates and finds the result, above what it held before.
 """
 
 import argparse
@@ -47,28 +47,34 @@ def times(num_classes: int, dim: int, count: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     for kind in ("zipf", "uniform"):
         accumulator = StatisticsAccumulator(num_classes, dim, scatter=False, dtype=dtype)
-        bare = torch.zeros(num_classes, dim)
+        single, same = (torch.zeros(num_classes, dim, dtype=t) for t in (torch.float32, dtype))
         for labels in torch.arange(num_classes).split(count):  # memory is there, classes are known
             features = torch.randn(len(labels), dim, generator=generator)
             accumulator.update(features, labels)
-            bare.index_add_(0, labels, features)
-        ratios, ours, theirs = [], [], []
-        for step in range(30):
+            single.index_add_(0, labels, features)
+            same.index_add_(0, labels, features.to(dtype))
+        took: dict[str, list[float]] = {"ours": [], "single": [], "same": []}
+        for step in range(35):
             labels = tokens(kind, num_classes, count, generator)
             features = torch.randn(count, dim, generator=generator)
-            pair = {
-                "bare": lambda f=features, y=labels, b=bare: b.index_add_(0, y, f),
+            tasks = {
                 "ours": lambda f=features, y=labels, a=accumulator: a.update(f, y),
+                "single": lambda f=features, y=labels, b=single: b.index_add_(0, y, f),
+                "same": lambda f=features, y=labels, b=same: b.index_add_(0, y, f.to(b.dtype)),
             }
-            took = {name: seconds(pair[name]) for name in sorted(pair, reverse=bool(step % 2))}
-            if step >= 5:
-                ours.append(took["ours"])
-                theirs.append(took["bare"])
-                ratios.append(took["ours"] / took["bare"])
+            for name in sorted(tasks, reverse=bool(step % 2)):
+                spent = seconds(tasks[name])
+                if step >= 5:
+                    took[name].append(spent)
+        ratios = {
+            name: median([a / b for a, b in zip(took["ours"], took[name], strict=True)])
+            for name in ("single", "same")
+        }
         print(
             f"{kind:<8} sums in {str(dtype).removeprefix('torch.')}: update "
-            f"{1e3 * median(ours):.1f} ms, index_add_ "
-            f"{1e3 * median(theirs):.1f} ms, ratio {median(ratios):.2f}"
+            f"{1e3 * median(took['ours']):.1f} ms; index_add_ into float32 "
+            f"{1e3 * median(took['single']):.1f} ms, ratio {ratios['single']:.2f}; into the same "
+            f"{1e3 * median(took['same']):.1f} ms, ratio {ratios['same']:.2f}"
         )
 
 

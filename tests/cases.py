@@ -377,7 +377,7 @@ METRIC_PARTS = {
     "max_angle": "test_metrics.py: nc2_max_angle and nc2w_max_angle",
     "etf_distance": "test_metrics.py: nc2_etf_distance and nc2w_etf_distance",
     "linear_decision": "test_metrics.py: nc4_disagreement",
-    "decision_counts": "test_metrics.py: nc4_disagreement",
+    "DualDecisions": "test_dual_decisions.py",
     "NearestMean": "test_metrics.py: nc4_disagreement",
     "DirectionalSpread": "test_deeper_metrics.py: cdnv_directional in parts",
     "BalancedScatter": "test_deeper_metrics.py: covariances of balanced classes",

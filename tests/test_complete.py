@@ -42,8 +42,8 @@ from neuralcollapse.theory import (
     squared_error,
 )
 
-# The base file of a folder and its gatherer hold what the others are made of.
-BASES = {"loss", "frame", "head", "pairs", "table"}
+# The base file of a folder and its gatherers hold what the others are made of.
+BASES = {"loss", "frame", "head", "pairs", "table", "evaluation"}
 # Frames made of a hierarchy, not of a number of classes, and what they are made with: no choices
 # of the option --frame, with tests of their own.
 BASES |= {"hierarchical", "branching", "low_rank", "nearest"}

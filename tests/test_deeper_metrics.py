@@ -338,7 +338,7 @@ def test_pooled_statistics_cannot_be_balanced() -> None:
 def test_a_loader_that_runs_once_gives_no_balanced_covariance(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(neuralcollapse.measurement, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(neuralcollapse.measuring, "_KEPT_BYTES", 0)
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
     batch: tuple[Tensor, Tensor] = torch.randn(10, 4), torch.tensor([0, 1, 1, 1, 1, 1, 2, 2, 2, 2])
     once = measure(model, iter([batch]), weighting="balanced", progress=False)

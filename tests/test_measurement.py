@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-import neuralcollapse.measurement
+import neuralcollapse.measuring
 import reference.metrics
 from cases import HEAD_CASES, ROWS, HeadCase, World, collapsed, head_cases, simplex_vertices, world
 from neuralcollapse import (
@@ -170,7 +170,7 @@ def test_a_second_pass_gives_the_same_as_kept_features(
     budget: int, normalize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = measure(network(), batches(), normalize=normalize)
-    monkeypatch.setattr(neuralcollapse.measurement, "_KEPT_BYTES", budget)
+    monkeypatch.setattr(neuralcollapse.measuring, "_KEPT_BYTES", budget)
     again = measure(network(), batches(), normalize=normalize)
     assert_equal_measurements(again, kept)
     assert math.isfinite(again["nc4_disagreement"])
@@ -180,7 +180,7 @@ def test_a_loader_that_runs_once_and_features_that_do_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = measure(network(), batches())
-    monkeypatch.setattr(neuralcollapse.measurement, "_KEPT_BYTES", 700)
+    monkeypatch.setattr(neuralcollapse.measuring, "_KEPT_BYTES", 700)
     measurement = measure(network(), (batch for batch in batches()))
     assert math.isnan(measurement["nc4_disagreement"])
     assert "only once" in measurement.undefined["nc4_disagreement"]

@@ -39,7 +39,7 @@ from neuralcollapse.metrics import (
     linear_decision,
     max_angle,
 )
-from neuralcollapse.metrics.decision import decision_counts
+from neuralcollapse.metrics.decision import DualDecisions
 from neuralcollapse.statistics import GlobalMean
 
 KEYS = [metric.key for metric in METRICS]
@@ -579,9 +579,10 @@ def test_decisions_ignore_autocast() -> None:
     weight, bias = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.0, -1.0005])
     with torch.autocast("cpu", torch.bfloat16):
         value = nc.nc4_disagreement(statistics, features, weight, bias)
-        counted = decision_counts(NearestMean(statistics), features, weight, bias, labels)
+        chosen, nearest = DualDecisions(statistics, weight, bias)(features)
     assert float(value) == 0
-    assert counted == (0, 100)
+    assert torch.equal(chosen, labels)
+    assert torch.equal(nearest, labels)
 
 
 def test_ties_go_to_the_first_class() -> None:

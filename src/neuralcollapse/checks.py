@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,28 @@ INTEGER_DTYPES = (
     torch.uint32,
     torch.uint64,
 )
+# A larger label is a mistake rather than a class, unless num_classes says otherwise.
+_MOST_CLASSES = 1 << 24
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor as it is, or made of a numeric array."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+        # torch shares neither foreign byte orders nor read-only or reversed memory.
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        return torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        dtype = getattr(value, "dtype", type(value).__name__)
+        reason = str(error).splitlines()[0]
+        raise TypeError(
+            f"{name} must be a tensor or a numeric array, got {dtype} ({reason})"
+        ) from None
 
 
 def check_matrix(
@@ -102,6 +125,17 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
     raise ValueError(
         f"{name} must lie in [0, {num_classes}), got values from {low} to {high}; {hint}"
     )
+
+
+def classes_in(labels: Tensor) -> int:
+    """The number of classes where nothing but the labels tells it: the largest plus one, or 1."""
+    most = max(0, int(labels.max())) + 1 if len(labels) else 1
+    if most > _MOST_CLASSES:
+        raise ValueError(
+            f"labels must lie below {_MOST_CLASSES} where num_classes is not given, got "
+            f"{most - 1}; pass num_classes if that is meant"
+        )
+    return most
 
 
 def check_finite(name: str, value: Tensor) -> None:

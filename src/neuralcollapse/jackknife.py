@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from scipy.stats import t as student
 from torch import Tensor
 
-from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.scalars import check_number
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 

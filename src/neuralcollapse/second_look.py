@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neuralcollapse.metrics.decision import NearestMean, decision_counts
+from neuralcollapse.metrics.decision import DualDecisions
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
+from neuralcollapse.metrics.evaluation import too_many
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
-from neuralcollapse.metrics.table import METRICS, too_many
+from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.metrics.uniformity import SpreadWithin
 from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
 from neuralcollapse.metrics.whitened import WhitenedSpread
@@ -55,9 +56,10 @@ class SecondLook:
         home = statistics.means.device
         self._statistics, self._normalize = statistics, normalize
         self._global_mean: GlobalMean = global_mean
-        self._weight = None if weight is None else weight.to(home)
-        self._bias = None if bias is None else bias.to(home)
-        self._nearest = NearestMean(statistics)
+        self._decide = None
+        if weight is not None:
+            bias = None if bias is None else bias.to(home)
+            self._decide = DualDecisions(statistics, weight.to(home), bias, normalize=normalize)
         self._spread = SpreadWithin(statistics, global_mean=global_mean)
         self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
         self._directional = None if self._crowded else DirectionalSpread(statistics)
@@ -88,9 +90,11 @@ class SecondLook:
         shown = directions(features) if self._normalize else features
         for part in self._parts:
             part.update(shown, labels)
-        if self._weight is not None:
-            decided = decision_counts(self._rule, features, self._weight, self._bias, labels)
-            self._counts += torch.tensor([*decided, len(features)], device=home)
+        if self._decide is not None:
+            chosen, nearest = self._decide(features)
+            self._counts[0] += (chosen != nearest).sum()
+            self._counts[1] += (chosen == labels).sum()
+            self._counts[2] += len(features)
 
     def result(self) -> Look:
         """Metrics and accuracy of what was added."""
@@ -108,16 +112,12 @@ class SecondLook:
             balanced = self._balanced.result()
             known["nc1"] = float(nc1(balanced, global_mean=self._global_mean))
             known["vci"] = float(vci(balanced, global_mean=self._global_mean))
-        if self._weight is None:
+        if self._decide is None:
             return Look(None, known)
         differing, correct, total = self._counts.tolist()
         enough = int(self._statistics.seen.sum()) > 1
         known["nc4_disagreement"] = differing / total if enough else math.nan
         return Look(correct / total, known)
-
-    def _rule(self, block: Tensor) -> Tensor:
-        # The classifier decides on what it was given; only the means are of unit features.
-        return self._nearest(directions(block) if self._normalize else block)
 
 
 def second_look(

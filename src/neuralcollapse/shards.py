@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import (
+    as_tensor,
     check_finite,
     check_label_range,
     check_labels,
     check_matrix,
     check_vector,
+    classes_in,
 )
 from neuralcollapse.files import read_npz, read_tensors
 from neuralcollapse.jackknife import Interval, jackknife_intervals
-from neuralcollapse.measurement import Measurement, as_tensor, conclude, wants_scatter
+from neuralcollapse.measurement import Measurement, conclude
+from neuralcollapse.measuring import wants_scatter
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.second_look import Look, second_look
 from neuralcollapse.sphere import directions
@@ -28,8 +31,6 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAcc
 _MOST_PARTS = 20
 # With fewer files, the samples of each are dealt to the parts instead.
 _LEAST_FILES = 10
-# A larger label is a mistake rather than a class, unless num_classes says otherwise.
-_MOST_CLASSES = 1 << 24
 SUFFIXES = (".npz", ".parquet", ".safetensors")
 
 
@@ -303,23 +304,19 @@ class ShardReader:
         arrays = read_features(path)
         features, labels = self._samples(arrays)
         weight, bias = (self._classifier_of(arrays)) if not self.given else (None, None)
-        most = int(labels.max()) + 1 if len(labels) else 1
-        fixed = self._num_classes or (None if self.weight is None else len(self.weight))
-        if fixed is None and weight is not None:
-            fixed = len(weight)
-        if fixed is not None:
-            check_label_range(labels, fixed)
-        elif most > _MOST_CLASSES:
-            raise ValueError(
-                f"labels must lie below {_MOST_CLASSES} where num_classes is not given, got "
-                f"{most - 1}; pass num_classes if that is meant"
-            )
+        num_classes = self._num_classes or (None if self.weight is None else len(self.weight))
+        if num_classes is None and weight is not None:
+            num_classes = len(weight)
+        if num_classes is None:
+            num_classes = classes_in(labels)
+        else:
+            check_label_range(labels, num_classes)
         shown = directions(features) if self.normalize else features
         parts = []
         for number in range(deal):
             dim = features.shape[1]
             accumulator = StatisticsAccumulator(
-                fixed or max(most, 1), dim, scatter=wants_scatter(self._scatter, dim)
+                num_classes or 1, dim, scatter=wants_scatter(self._scatter, dim)
             )
             accumulator.update(shown[number::deal], labels[number::deal])
             parts.append(accumulator.result())

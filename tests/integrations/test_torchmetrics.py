@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 from cases import World, world_cases
 from neuralcollapse import METRICS, ClassStatistics, LinearHead, measure_features
 from neuralcollapse.integrations.torchmetrics import NeuralCollapse
-from neuralcollapse.metrics.table import evaluate
+from neuralcollapse.metrics.evaluation import evaluate
 from processes import collect_shares, run_processes
 
 SECOND_LOOK = {"nc4_disagreement", "hug_intra", "cdnv_directional", "nc5_orthogonality"}

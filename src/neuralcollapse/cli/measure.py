@@ -88,7 +88,7 @@ def measure(
     from dataclasses import asdict
 
     from neuralcollapse.files import write_json
-    from neuralcollapse.measurement import measure_features
+    from neuralcollapse.measuring import measure_features
     from neuralcollapse.shards import measure_shards, read_arrays, read_features, shard_files
 
     options: dict[str, Any] = {
@@ -155,7 +155,7 @@ def _deeper(
     normalize: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Test samples by class and group, and wrong labels, where the files have them."""
-    from neuralcollapse.measurement import as_tensor
+    from neuralcollapse.checks import as_tensor
     from neuralcollapse.shards import read_features
     from neuralcollapse.sphere import directions
     from neuralcollapse.splits import compare_splits, thresholds, wrong_label_collapse

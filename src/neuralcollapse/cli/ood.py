@@ -72,7 +72,7 @@ def _evaluated(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from neuralcollapse.measurement import as_tensor
+    from neuralcollapse.checks import as_tensor
     from neuralcollapse.metrics import nc5_orthogonality
     from neuralcollapse.ood import DETECTORS, separation_of
     from neuralcollapse.scalars import check_choice
@@ -140,8 +140,7 @@ def _evaluated(
 
 def _features(path: Path, width: int) -> Any:
     """The features of a file, of the width of the training file."""
-    from neuralcollapse.checks import check_finite, check_matrix
-    from neuralcollapse.measurement import as_tensor
+    from neuralcollapse.checks import as_tensor, check_finite, check_matrix
     from neuralcollapse.shards import read_arrays
 
     arrays = read_arrays(path)

@@ -66,7 +66,7 @@ def rank(
 
 def _arrays(path: Path) -> tuple[Any, Any, Any]:
     """Features and labels of a file, and its test samples or None."""
-    from neuralcollapse.measurement import as_tensor
+    from neuralcollapse.checks import as_tensor
     from neuralcollapse.shards import read_features
 
     held = read_features(path)

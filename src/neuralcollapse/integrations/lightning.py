@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from neuralcollapse.integrations.adapter import base_class, checked_epochs, is_chosen, logged
-from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.measurement import Measurement
+from neuralcollapse.measuring import measure
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.statistics import GlobalMean

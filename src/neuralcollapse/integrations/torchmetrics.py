@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.integrations.adapter import missing
-from neuralcollapse.metrics.table import METRICS, evaluate
+from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from neuralcollapse.batches import run_model, split_batch
 from neuralcollapse.heads import AbstractHead
 from neuralcollapse.integrations.adapter import base_class, checked_epochs, is_chosen, logged
-from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.measurement import Measurement
+from neuralcollapse.measuring import measure
 from neuralcollapse.processes import num_processes
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.statistics import GlobalMean

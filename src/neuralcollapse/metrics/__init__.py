@@ -20,6 +20,7 @@ from neuralcollapse.metrics.directional import cdnv_directional as cdnv_directio
 from neuralcollapse.metrics.duality import gnc3_alignment_spread as gnc3_alignment_spread
 from neuralcollapse.metrics.duality import nc3_alignment as nc3_alignment
 from neuralcollapse.metrics.duality import nc3_duality as nc3_duality
+from neuralcollapse.metrics.evaluation import evaluate as evaluate
 from neuralcollapse.metrics.frame_fit import frame_deviation as frame_deviation
 from neuralcollapse.metrics.frame_fit import frame_duality as frame_duality
 from neuralcollapse.metrics.frame_fit import frame_spread as frame_spread
@@ -40,7 +41,6 @@ from neuralcollapse.metrics.subspaces import nc3_subspace as nc3_subspace
 from neuralcollapse.metrics.subspaces import principal_angles as principal_angles
 from neuralcollapse.metrics.table import METRICS as METRICS
 from neuralcollapse.metrics.table import Metric as Metric
-from neuralcollapse.metrics.table import evaluate as evaluate
 from neuralcollapse.metrics.uniformity import SpreadWithin as SpreadWithin
 from neuralcollapse.metrics.uniformity import gnc2_energy_gap as gnc2_energy_gap
 from neuralcollapse.metrics.uniformity import gnc2_gaussian as gnc2_gaussian

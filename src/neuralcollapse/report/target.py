@@ -9,7 +9,8 @@ from torch import Tensor
 
 from neuralcollapse.frames import orthogonal_frame
 from neuralcollapse.metrics import METRICS
-from neuralcollapse.metrics.table import evaluate, regime_of
+from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.table import regime_of
 from neuralcollapse.record import Run
 from neuralcollapse.statistics import ClassStatistics
 

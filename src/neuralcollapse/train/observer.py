@@ -9,7 +9,8 @@ from torch import Tensor
 
 from neuralcollapse.frames import Frame
 from neuralcollapse.heads import FixedHead, RotatedHead
-from neuralcollapse.measurement import Measurement, measure
+from neuralcollapse.measurement import Measurement
+from neuralcollapse.measuring import measure
 from neuralcollapse.metrics import frame_deviation, frame_spread
 from neuralcollapse.record import Run
 from neuralcollapse.tap import evaluating
