@@ -109,3 +109,17 @@ def test_bad_input() -> None:
         jackknife_intervals(parts_of(SIZES), confidence=95)
     with pytest.raises(ValueError, match="metrics must be keys of METRICS, got 'nc9'"):
         jackknife_intervals(parts_of(SIZES), metrics=["nc9"])
+    with pytest.raises(ValueError, match="known must hold the value of all data and one without"):
+        jackknife_intervals(parts_of(SIZES), known={"nc4_disagreement": [0.1] * 10})
+
+
+def test_known_values_of_parts_without_samples_count_for_nothing() -> None:
+    empty = part(FEATURES[:0], LABELS[:0])
+    values = [0.3, *(0.3 + 0.01 * j for j in range(10))]
+    plain = jackknife_intervals(parts_of(SIZES), known={"nc4_disagreement": values})
+    wide = jackknife_intervals(
+        [empty, *parts_of(SIZES)], known={"nc4_disagreement": [values[0], 7.0, *values[1:]]}
+    )
+    assert wide["nc4_disagreement"] == plain["nc4_disagreement"]
+    others = jackknife_intervals(parts_of(SIZES), metrics=["nc1"], known={"hug_intra": values})
+    assert {*others} == {"nc1"}

@@ -5,6 +5,7 @@ again elsewhere and recomputes results that were lost with it; results are refer
 that no file counts twice or not at all.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.metrics.variability import Weighting
-from neuralcollapse.second_look import Look, SecondLook
+from neuralcollapse.second_look import SecondLook
 from neuralcollapse.shards import (
     ShardMeasurement,
     ShardReader,
-    check_jackknife,
+    add_totals,
     concluded,
     deals,
     merged,
@@ -72,7 +73,6 @@ def measure_shards_on_ray(
         ImportError: if ray cannot be imported.
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
     """
-    check_jackknife(jackknife, weighting)
     try:
         import ray
     except (ImportError, RuntimeError) as error:
@@ -142,15 +142,15 @@ def _measured(
     merge = ray.remote(**options)(_merge)
     roots = [_root(merge, groups[place]) for place in sorted(groups)]
 
-    def look(statistics: ClassStatistics) -> Look:
-        shared = ray.put((statistics, reader))
+    def look(seen: SecondLook) -> list[list[Tensor]]:
+        shared = ray.put((seen, reader))
         task = ray.remote(**options)(_look)
-        totals = [task.remote(shared, path, global_mean, weighting) for path in kept]
-        whole = _second_look(statistics, reader, global_mean, weighting)
-        for one in totals:
-            for total, own in zip(whole.totals, ray.get(one), strict=True):
-                total += own
-        return whole.result()
+        totals: list[list[Tensor]] = []
+        for number, one in enumerate([task.remote(shared, path, deal) for path in kept]):
+            for place, own in enumerate(ray.get(one)):
+                part = place if deal > 1 else part_of(number, jackknife)
+                add_totals(totals, part, [total.clone() for total in own])
+        return totals
 
     return concluded(
         reader,
@@ -190,31 +190,12 @@ def _merge(*parts: ClassStatistics) -> ClassStatistics:
     return merged(parts)
 
 
-def _look(
-    shared: tuple[ClassStatistics, ShardReader],
-    path: Path,
-    global_mean: GlobalMean,
-    weighting: Weighting | None,
-) -> list[Tensor]:
+def _look(shared: tuple[SecondLook, ShardReader], path: Path, deal: int) -> list[list[Tensor]]:
     torch.set_num_threads(1)
-    statistics, reader = shared
-    look = _second_look(statistics, reader, global_mean, weighting)
-    for features, labels in reader.batches([path]):
-        look.update(features, labels)
-    return look.totals
-
-
-def _second_look(
-    statistics: ClassStatistics,
-    reader: ShardReader,
-    global_mean: GlobalMean,
-    weighting: Weighting | None,
-) -> SecondLook:
-    return SecondLook(
-        statistics,
-        reader.weight,
-        reader.bias,
-        normalize=reader.normalize,
-        global_mean=global_mean,
-        weighting=weighting,
-    )
+    seen, reader = copy.deepcopy(shared)  # what is shared is read-only
+    features, labels = reader.samples(path)
+    totals = []
+    for place in range(deal):
+        seen.update(features[place::deal], labels[place::deal])
+        totals.append(seen.take())
+    return totals

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import t as student
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neuralcollapse.metrics.evaluation import evaluate
 from neuralcollapse.metrics.table import METRICS
+from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.scalars import check_number
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
@@ -36,7 +37,9 @@ def jackknife_intervals(
     weight: Tensor | None = None,
     *,
     metrics: Sequence[str] | None = None,
+    known: Mapping[str, Sequence[float]] | None = None,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
     """Intervals of metrics by leaving out one part of the data at a time.
@@ -47,8 +50,8 @@ def jackknife_intervals(
     with mean_pseudo = sum_j(value - (1 - n_j / N) * value_without_j), the delete-a-group jackknife
     for parts of unequal size (Busing, Meijer, van der Leeden 1999), and Student's quantile with one
     degree of freedom fewer than there are parts. Parts should be alike and independent: shards of
-    shuffled data, 10 to 20 of them. Metrics that look at single features have no interval, nor have
-    those that are undefined with or without a part.
+    shuffled data, 10 to 20 of them. Metrics that look at single features have an interval where
+    their values are `known`; those that are undefined with or without a part have none.
 
     Blind to bias: a metric that is off by as much in every part, as NC1 is for few samples per
     class, is off in its interval too.
@@ -57,12 +60,15 @@ def jackknife_intervals(
         parts: statistics of parts of the data, at least two with samples.
         weight: (K, d), the classifier, taken as given; without it, its metrics are left out.
         metrics: keys of the metrics; by default all.
+        known: by key, what statistics cannot tell: the value of all data, then that without each
+            part, in their order.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances; see `nc1`.
         confidence: in (0, 1), how often such intervals are to hold the truth.
 
     Raises:
-        ValueError: if fewer than two parts have samples, parts do not fit together, or a key is no
-            metric.
+        ValueError: if fewer than two parts have samples, parts do not fit together, a key is no
+            metric, or known values are not one more than parts.
 
     Example:
         >>> import torch
@@ -79,19 +85,30 @@ def jackknife_intervals(
     confidence = check_number("confidence", confidence, minimum=0, exclusive=True)
     if confidence >= 1:
         raise ValueError(f"confidence must be below 1, got {confidence:g}")
-    known = {metric.key for metric in METRICS}
+    keys = {metric.key for metric in METRICS}
     for key in metrics or ():
-        if key not in known:
+        if key not in keys:
             raise ValueError(f"metrics must be keys of METRICS, got {key!r}")
-    parts = [part for part in parts if part.num_samples]
+    told = {} if known is None else {key: list(found) for key, found in known.items()}
+    for key, found in told.items():
+        if len(found) != len(parts) + 1:
+            raise ValueError(
+                f"known must hold the value of all data and one without each of the {len(parts)} "
+                f"parts, got {len(found)} for {key!r}"
+            )
+    full = [j for j, part in enumerate(parts) if part.num_samples]
+    told = {key: [found[0], *(found[j + 1] for j in full)] for key, found in told.items()}
+    parts = [parts[j] for j in full]
     if len(parts) < 2:
         raise ValueError(
             f"parts must be at least two with samples, got {len(parts)}; cut the data into 10 to 20"
         )
-    others = {} if metrics is None else dict.fromkeys(known - {*metrics}, "not asked for")
+    others = {} if metrics is None else dict.fromkeys(keys - {*metrics}, "not asked for")
 
     def values_of(statistics: ClassStatistics) -> dict[str, float]:
-        return evaluate(statistics, weight, global_mean=global_mean, known=others)[0]
+        return evaluate(
+            statistics, weight, global_mean=global_mean, weighting=weighting, known=others
+        )[0]
 
     # All before a part, merged with all behind it: 3 merges a part, however many there are.
     before = list(itertools.accumulate(parts, ClassStatistics.merge))
@@ -99,6 +116,11 @@ def jackknife_intervals(
     middle = [one.merge(two) for one, two in zip(before[:-2], behind[2:], strict=True)]
     values = values_of(before[-1])
     without = [values_of(rest) for rest in (behind[1], *middle, before[-2])]
+    for key, (whole, *rest) in told.items():
+        if metrics is None or key in metrics:
+            values[key] = whole
+            for one, value in zip(without, rest, strict=True):
+                one[key] = value
     sizes = [part.num_samples for part in parts]
     quantile = float(student.ppf((1 + confidence) / 2, len(parts) - 1))
     intervals = {}

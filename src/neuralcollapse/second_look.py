@@ -1,7 +1,7 @@
 """A second look at features, once their class means are known."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +95,18 @@ class SecondLook:
             self._counts[0] += (chosen != nearest).sum()
             self._counts[1] += (chosen == labels).sum()
             self._counts[2] += len(features)
+
+    def take(self) -> list[Tensor]:
+        """The totals so far; the look begins anew."""
+        taken = [total.clone() for total in self.totals]
+        for total in self.totals:
+            total.zero_()
+        return taken
+
+    def add(self, totals: Sequence[Tensor]) -> None:
+        """Add what another look at other samples has taken."""
+        for total, own in zip(self.totals, totals, strict=True):
+            total += own
 
     def result(self) -> Look:
         """Metrics and accuracy of what was added."""

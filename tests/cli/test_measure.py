@@ -110,8 +110,6 @@ def test_weighting_and_outsiders_are_passed_on(tmp_path: Path) -> None:
     assert result["metrics"]["nc1"] != as_json(file)["metrics"]["nc1"]
     shards = as_json(file, file.with_name("o2.npz"), "--weighting", "balanced", "--skip-bad")
     assert shards["metrics"]["nc1"] == pytest.approx(expected["nc1"], rel=1e-12)
-    refused = run("measure", file, "--weighting", "samples", "--jackknife")
-    refused.assert_refused("weighting must be left out with jackknife")
     run("measure", file, "--jackknife", "--outsiders", outside).assert_refused("with one file")
     bare = write(tmp_path / "b.npz", labels=labels)
     run("measure", file, "--outsiders", bare).assert_refused("must hold the array 'features'")
