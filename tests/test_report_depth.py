@@ -103,6 +103,12 @@ def test_layers_are_named_where_all_have_the_same() -> None:
     many = axis(of_layers([str(n) for n in range(50)]))
     assert many["ticktext"] == [str(place) for place in many["tickvals"]]
     assert len(many["ticktext"]) <= 12
+    assert many["tickangle"] == 0
+    long = of_layers(["backbone.0.conv1.weight", "b", "c"])
+    layout = figure_of(depth_panels([long])[0])["layout"]
+    assert layout["xaxis"]["tickangle"] == -90
+    assert layout["xaxis"]["ticktext"][0] == "backbone.0.co…"
+    assert layout["height"] > figure_of(depth_panels([one])[0])["layout"]["height"]
 
 
 def test_a_law_that_overflows_is_left_out() -> None:

@@ -399,6 +399,9 @@ def test_a_run_stands_with_its_last_epoch(tmp_path: Path) -> None:
     assert found[0].value("nc1") == run.rows()[-1]["train"]["metrics"]["nc1"]
     page = page_of(tmp_path, [run, tmp_path / "own.json"])
     assert "cross entropy, linear head; digits; train; epoch 3" in page.text
+    lead = page.text[page.text.index("They differ in") :].partition(".")[0]
+    assert "samples" in lead
+    assert "epoch" not in lead
 
 
 def test_a_run_without_test_samples(tmp_path: Path) -> None:

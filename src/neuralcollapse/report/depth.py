@@ -45,6 +45,8 @@ _PANELS = (
 # So many names of layers have room below a figure, and what each letter of the longest takes.
 _MOST_NAMES = 12
 _HEIGHT, _LETTER = 240, 6
+# Names up to this long lie flat.
+_MOST_LETTERS = 3
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,14 @@ def depth_panels(depths: Sequence[Depth]) -> list[Panel]:
         heights = [value for trace in data for value in trace["y"] if value is not None]
         if not heights:
             continue
-        ticks = _ticks([depth.profile for depth in depths])
-        longest = max(map(len, ticks.get("ticktext", ())), default=0)
+        profiles = [depth.profile for depth in depths]
+        longest = max(map(len, _names(profiles).values()), default=0)
         layout = {
             "showlegend": False,
             "hovermode": "closest",
-            "height": _HEIGHT + (_LETTER * longest if longest > 3 else 0),
-            "xaxis": {"title": {"text": "layer", "standoff": 4, "font": {"size": 11}}} | ticks,
+            "height": _HEIGHT + (_LETTER * longest if longest > _MOST_LETTERS else 0),
+            "xaxis": {"title": {"text": "layer", "standoff": 4, "font": {"size": 11}}}
+            | _ticks(profiles),
             "yaxis": log_axis(heights) if logarithmic else {"rangemode": "tozero"},
         }
         figure = {"data": data, "layout": layout}
@@ -116,21 +119,37 @@ def depth_notes(depths: Sequence[Depth]) -> tuple[str, ...]:
     return tuple(_note(depth) for depth in depths)
 
 
+def without_depth(labels: Sequence[str], depths: Sequence[Depth]) -> list[str]:
+    """Which runs or measurements have no layers."""
+    places = {depth.place for depth in depths}
+    return [label for place, label in enumerate(labels) if place not in places]
+
+
 def _by_trace(profile: DepthProfile) -> bool:
     """Whether some layer is too wide for NC1, so that the law rests on the ratio of traces."""
     return profile.law is not None and profile.law.metric == "nc1_trace_ratio"
 
 
-def _ticks(profiles: Sequence[DepthProfile]) -> dict[str, Any]:
-    """Names where all have the same layers, else numbers."""
+def _names(profiles: Sequence[DepthProfile]) -> dict[int, str]:
+    """Names below the axis by place; none where the profiles have different layers."""
     names = [[layer.name for layer in profile.layers] for profile in profiles]
-    most = max(map(len, names), default=0)
     if any(own != names[0] for own in names):
-        return {"dtick": 1} if most <= _MOST_NAMES else {}
-    places = range(0, most, -(-most // _MOST_NAMES) or 1)
+        return {}
+    step = -(-len(names[0]) // _MOST_NAMES) or 1
+    return {place: shortened(names[0][place]) for place in range(0, len(names[0]), step)}
+
+
+def _ticks(profiles: Sequence[DepthProfile]) -> dict[str, Any]:
+    names = _names(profiles)
+    if not names:
+        few = max(len(profile.layers) for profile in profiles) <= _MOST_NAMES
+        return {"dtick": 1} if few else {}
+    upright = max(map(len, names.values())) > _MOST_LETTERS
     return {
-        "tickvals": [*places],
-        "ticktext": [literal(shortened(names[0][place])) for place in places],
+        "tickvals": [*names],
+        "ticktext": [literal(name) for name in names.values()],
+        # Slanting ones would leave the figure, and plotly then hides them.
+        "tickangle": -90 if upright else 0,
     }
 
 

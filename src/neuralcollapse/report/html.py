@@ -1,14 +1,18 @@
 """What the page of a report, or of a prediction, holds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from neuralcollapse.metrics import METRICS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, tables, wording
-from neuralcollapse.report.depth import depth_notes, depth_panels, depths_of_runs
+from neuralcollapse.report.depth import (
+    depth_notes,
+    depth_panels,
+    depths_of_runs,
+    without_depth,
+)
 from neuralcollapse.report.figures import Panel
 from neuralcollapse.report.grams import gram_frames
 from neuralcollapse.report.history import History, read_histories
@@ -98,9 +102,8 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
     mistakes = mistake_view(histories)
     metrics += figures.mistake_panels(histories)
     depths = depths_of_runs(histories)
-    for place, panel in enumerate(depth_panels(depths)):
-        metrics.append(panel if place else replace(panel, notes=depth_notes(depths)))
-    drawn = [*performance, *metrics, *(row["panel"] for row in counts if row["panel"])]
+    depth = depth_panels(depths)
+    drawn = [*performance, *metrics, *depth, *(row["panel"] for row in counts if row["panel"])]
     drawn += mistakes.panels if mistakes else []
     return {
         "title": _title(histories),
@@ -108,6 +111,9 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
         "runs": [_card(place, history) for place, history in enumerate(histories)],
         "performance": performance,
         "metrics": metrics,
+        "depth": depth,
+        "depth_notes": depth_notes(depths),
+        "without_depth": without_depth([history.label for history in histories], depths),
         "players": players,
         "splits": list(figures.DASHES),
         "figures": {panel.name: panel.figure for panel in drawn if panel.figure is not None}
@@ -122,6 +128,7 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
         "metrics_table": METRICS,
         "regimes": wording.REGIMES,
         "terms": wording.TERMS
+        + (wording.DEPTH_TERMS if depth else ())
         + (wording.PREDICTION_TERMS if views else ())
         + (wording.MISTAKE_TERMS if mistakes else ()),
         "name_of": wording.title,

@@ -1,16 +1,17 @@
 """What the page of saved measurements holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuralcollapse.jackknife import Interval
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.metrics import METRICS
 from neuralcollapse.metrics.table import Metric
 from neuralcollapse.record import Run
 from neuralcollapse.report import tables, wording
-from neuralcollapse.report.depth import Depth, depth_notes, depth_panels
+from neuralcollapse.report.depth import Depth, depth_notes, depth_panels, without_depth
 from neuralcollapse.report.figures import run_colour
 from neuralcollapse.report.measured import Measured, read_measured
 from neuralcollapse.report.measured_figures import (
@@ -86,7 +87,7 @@ def _content(measured: list[Measured]) -> dict[str, Any]:
         "panels": panels,
         "depth": depth,
         "depth_notes": depth_notes(depths),
-        "without_depth": [one.label for one in measured if one.measurement.depth is None],
+        "without_depth": without_depth([one.label for one in measured], depths),
         "figures": {panel.name: panel.figure for panel in drawn if panel.figure is not None},
         "players": {"stops": [], "runs": []},
         "numbers": _numbers(measured),
@@ -116,9 +117,7 @@ def _title(measured: Sequence[Measured]) -> str:
 def _lead(measured: Sequence[Measured], settings: Sequence[tables.Option]) -> str:
     if len(measured) == 1:
         return f"{_samples(measured[0])}."
-    differing = [
-        row.name for row in settings if row.differs and row.name not in ("file", "trained")
-    ]
+    differing = [row.name for row in settings if row.differs and row.name not in _SOURCE]
     labels = [one.label for one in measured]
     text = f"Compares {', '.join(labels[:-1])} and {labels[-1]}."
     return text + (f" They differ in: {', '.join(differing)}." if differing else "")
@@ -181,7 +180,13 @@ def _extras(one: Measured) -> list[str]:
 def _numbers(measured: Sequence[Measured]) -> Numbers:
     table = Numbers([])
     if any(one.measurement.accuracy is not None for one in measured):
-        cells = [tables.Cell(wording.share(one.measurement.accuracy)) for one in measured]
+        cells = [
+            tables.Cell(
+                wording.share(one.measurement.accuracy),
+                asides=_ends(one.intervals.get("accuracy"), wording.share),
+            )
+            for one in measured
+        ]
         table.lines.append(tables.Line("Accuracy", "", "↑", cells))
     keys = [row.key for row in METRICS if _has_place(row, measured)]
     known = {row.key: row for row in METRICS}
@@ -231,11 +236,8 @@ def _line(
 
 def _asides(one: Measured, key: str, target: float | None) -> tuple[str, ...]:
     """What stands below a value, so that it can be judged."""
-    interval = one.intervals.get(key)
     noise, floor = one.measurement.null.get(key), one.measurement.floor.get(key)
-    told = []
-    if interval is not None:
-        told.append(f"{wording.shown(interval.low)} to {wording.shown(interval.high)}")
+    told = [*_ends(one.intervals.get(key), lambda end: wording.metric_value(key, end))]
     if target is not None:
         told.append(f"collapse {wording.metric_value(key, target)}")
     if noise is not None:
@@ -243,6 +245,10 @@ def _asides(one: Measured, key: str, target: float | None) -> tuple[str, ...]:
     if floor is not None:
         told.append(f"floor {wording.shown(floor)}")
     return tuple(told)
+
+
+def _ends(interval: Interval | None, words: Callable[[float], str]) -> tuple[str, ...]:
+    return () if interval is None else (f"{words(interval.low)} to {words(interval.high)}",)
 
 
 def _notes(measured: Sequence[Measured]) -> list[str]:
