@@ -36,10 +36,20 @@ class Measured:
     groups: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     wrong_labels: Mapping[str, float | None] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def num_seen(self) -> int:
         """The classes that have samples."""
         return len(self.measurement.counts) - len(self.measurement.absent)
+
+    @cached_property
+    def null(self) -> dict[str, float]:
+        """What pure noise would give, by key: found once, as it looks at every class."""
+        return self.measurement.null
+
+    @cached_property
+    def floor(self) -> dict[str, float]:
+        """Values that cannot be undercut, by key."""
+        return self.measurement.floor
 
     @cached_property
     def target(self) -> Target:

@@ -150,7 +150,7 @@ def _distance(one: Measured, key: str) -> float | None:
 
 
 def _noise(one: Measured, key: str) -> float | None:
-    return one.distance(key, one.measurement.null.get(key))
+    return one.distance(key, one.null.get(key))
 
 
 def _edge(distances: Sequence[float | None]) -> float | None:
@@ -188,7 +188,7 @@ def _distances(
     noises = [_noise(one, key) for key in keys]
     if not any(noises):
         return [dots]
-    told = [f"pure noise: {shown(one.measurement.null.get(key))}" for key in keys]
+    told = [f"pure noise: {shown(one.null.get(key))}" for key in keys]
     noise = _dots(place, one, keys, noises, edge, told, offset)
     noise["marker"] = {"size": 9, "symbol": "diamond-open", "color": run_colour(place)}
     return [dots, noise]

@@ -236,7 +236,7 @@ def _line(
 
 def _asides(one: Measured, key: str, target: float | None) -> tuple[str, ...]:
     """What stands below a value, so that it can be judged."""
-    noise, floor = one.measurement.null.get(key), one.measurement.floor.get(key)
+    noise, floor = one.null.get(key), one.floor.get(key)
     told = [*_ends(one.intervals.get(key), lambda end: wording.metric_value(key, end))]
     if target is not None:
         told.append(f"collapse {wording.metric_value(key, target)}")

@@ -100,7 +100,7 @@ def _level(measured: Measured, reading: Reading) -> Sentence:
     value = measured.value(key)
     if value is None:
         return _undefined(reading, key, "NC1")
-    text, noise = f"NC1 is {shown(value, 3)}", measured.measurement.null.get(key)
+    text, noise = f"NC1 is {shown(value, 3)}", measured.null.get(key)
     if noise is not None and value > _NOISY * noise:
         text += f", and pure noise without classes would give {shown(noise, 3)}"
     return Sentence(f"{text}.", key)
