@@ -31,6 +31,7 @@ FLOORS = {
     "sphere": 1,
     "batches": 2,
     "energy": 2,
+    "feature_files": 2,
     "hierarchy": 2,
     "statistics": 2,
     "decisions": 3,

@@ -780,8 +780,8 @@ BAD_LOADERS: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "one-hot, too narrow": (
         [(torch.zeros(2, 4), torch.eye(2))],
-        TypeError,
-        "labels must be integers",
+        ValueError,
+        "labels must be 1-D",
     ),
     "shares of classes": (
         [(torch.zeros(2, 4), torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]))],

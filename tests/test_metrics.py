@@ -739,3 +739,31 @@ def test_every_metric_on_a_gpu(w: World) -> None:
         bias=w.bias.cuda(),
     )  # fmt: skip
     assert_equal_values(all_values(on_gpu), all_values(w), 1e-6, 1e-9)
+
+
+@pytest.mark.parametrize("num_vectors, dim", [(9, 8), (200, 8), (700, 5)])
+def test_the_variation_of_angles_takes_no_pairs_where_it_has_many_digits(
+    num_vectors: int, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = torch.randn(num_vectors, dim, generator=torch.Generator().manual_seed(0)) + 0.3
+    units = vectors.double() / vectors.double().norm(dim=1, keepdim=True)
+    above = torch.ones(num_vectors, num_vectors).triu(1).bool()
+    cosines = (units @ units.T)[above]
+    monkeypatch.setattr("neuralcollapse.metrics.angles.pair_blocks", None)
+    # Of a variance 1e-4 of its terms, 12 digits are left.
+    assert float(equiangle(vectors)) == pytest.approx(float(cosines.std(correction=0)), rel=1e-11)
+
+
+def test_angles_that_hardly_vary_are_taken_pair_by_pair() -> None:
+    """More vectors than dimensions: all alike, nearly alike, and a simplex of d + 1."""
+    alike = torch.ones(50, 3, dtype=torch.float64)
+    assert float(equiangle(alike)) < 1e-15
+    generator = torch.Generator().manual_seed(0)
+    near = alike + 1e-6 * torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    units = near / near.norm(dim=1, keepdim=True)
+    first, second = torch.triu_indices(50, 50, 1)
+    # 1 - cos = |u - v|^2 / 2 keeps the digits that the cosine, near 1, has lost.
+    gaps = (units[first] - units[second]).square().sum(1) / 2
+    # Cosines near 1 are rounded by 1e-16, their differences here are 1e-12.
+    assert float(equiangle(near)) == pytest.approx(float(gaps.std(correction=0)), rel=1e-3)
+    assert float(equiangle(torch.as_tensor(simplex_vertices(8, 7)))) < 1e-14

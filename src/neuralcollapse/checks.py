@@ -34,7 +34,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         return torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:
         dtype = getattr(value, "dtype", type(value).__name__)
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". The only")[0]
         raise TypeError(
             f"{name} must be a tensor or a numeric array, got {dtype} ({reason})"
         ) from None
@@ -95,12 +95,14 @@ def check_labels(
         raise TypeError(
             f"{name} must be a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor"
         )
+    if labels.dim() != 1:
+        remedy = f"; take {name}.argmax(1) of one-hot rows" if labels.dim() == 2 else ""
+        raise ValueError(
+            f"{name} must be 1-D with one class index per sample, got shape "
+            f"{tuple(labels.shape)}{remedy}"
+        )
     if labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be integers, got {_dtype(labels)}; convert with .long()")
-    if labels.dim() != 1:
-        raise ValueError(
-            f"{name} must be 1-D with one class index per sample, got shape {tuple(labels.shape)}"
-        )
     if num_samples is not None and len(labels) != num_samples:
         raise ValueError(
             f"{name} and {rows} must have the same length, got {len(labels)} {name} "

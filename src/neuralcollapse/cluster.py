@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuralcollapse.feature_files import check_distinct, named
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.second_look import SecondLook
 from neuralcollapse.shards import (
@@ -23,7 +24,6 @@ from neuralcollapse.shards import (
     concluded,
     deals,
     merged,
-    named,
     part_of,
 )
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -59,8 +59,9 @@ def measure_shards_on_ray(
         weight: (K, d), the classifier, instead of the files'.
         bias: (K,), its bias, or None.
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
-        address: of a cluster: "auto" for the one on this machine, or "ray://host:port"; None uses
-            the one that `ray.init` has connected to, or starts one on this machine and ends it.
+        address: of a cluster: "auto" for the one on this machine, "host:port" for one that this
+            machine has joined, or "ray://host:port"; None uses the one that `ray.init` has
+            connected to, or starts one on this machine and ends it.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: as of `measure_shards`.
@@ -73,6 +74,7 @@ def measure_shards_on_ray(
         ImportError: if ray cannot be imported.
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
     """
+    paths = check_distinct(files)
     try:
         import ray
     except (ImportError, RuntimeError) as error:
@@ -89,8 +91,8 @@ def measure_shards_on_ray(
         return _measured(
             ray,
             reader,
-            [Path(file).absolute() for file in files],
-            {Path(file).absolute(): Path(file) for file in files},
+            [path.absolute() for path in paths],
+            {path.absolute(): path for path in paths},
             global_mean=global_mean,
             weighting=weighting,
             split=split,

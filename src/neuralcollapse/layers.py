@@ -31,6 +31,8 @@ _KEYS = (
     "features_effective_rank",
 )
 _OF_SCATTER = ("nc1", "vci", "features_effective_rank")
+# Through two points there is always a line: it would be no law.
+_LEAST_LAYERS = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class DepthProfile:
         layers: in the order in which the model runs them.
         pooling: how features of several positions became one: "mean" or "flatten".
         law: of He, Su 2023: the variability falls by the same factor from layer to layer; None
-            for fewer than three layers or where it is nowhere defined.
+            where `no_law` says why.
         tunnel: name of the first layer from which on all are as separable as the last, or nearly;
             None where it is not defined. Behind it, the network compresses what it has
             separated (Masarczyk et al. 2023).
@@ -85,6 +87,20 @@ class DepthProfile:
     law: SeparationLaw | None
     tunnel: str | None
     tunnel_share: float
+
+    @property
+    def no_law(self) -> str | None:
+        """Why there is no separation law, or None where there is one."""
+        if self.law is not None:
+            return None
+        if len(self.layers) < _LEAST_LAYERS:
+            return f"needs {_LEAST_LAYERS} layers, got {len(self.layers)}"
+        lacking = [
+            layer.name
+            for layer in self.layers
+            if not _above_zero(layer.metrics.get("nc1_trace_ratio", math.nan))
+        ]
+        return f"needs a variability above zero in every layer, {', '.join(lacking)} has none"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an undefined number is None."""
@@ -102,6 +118,7 @@ class DepthProfile:
             ],
             "pooling": self.pooling,
             "law": None if self.law is None else vars(self.law).copy(),
+            "no_law": self.no_law,
             "tunnel": self.tunnel,
             "tunnel_share": self.tunnel_share,
         }
@@ -149,6 +166,8 @@ class DepthProfile:
                 f"separation law: {self.law.metric} goes by the factor rho = {self.law.rho:.4g} "
                 f"from layer to layer, R^2 = {self.law.r_squared:.4g}"
             )
+        else:
+            lines.append(f"separation law: none, it {self.no_law}")
         if self.tunnel is not None:
             lines.append(
                 f"tunnel: begins at {self.tunnel}, from where on 1 - vci is within "
@@ -211,7 +230,8 @@ class LayerTap(AbstractContextManager["LayerTap"]):
         self._modules = {name: modules[name] for name in chosen}
         self._head, self._head_module = head, modules[head]
         self._handles: list[Any] = []
-        self._captured: dict[str, list[Tensor]] = {}
+        self._captured: dict[str, list[Any]] = {}
+        self._one_label = False  # a sample, and not a token; seen at the first batch
         self._behind: set[str] = set()
         self._accumulators: dict[str, StatisticsAccumulator] = {}
         self._order: list[str] = []
@@ -221,7 +241,7 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
                 if self._head in self._captured and self._all:
                     self._behind.add(name)
-                self._captured.setdefault(name, []).append(output)
+                self._captured.setdefault(name, []).append(self._kept(output))
 
             return hook
 
@@ -243,6 +263,7 @@ class LayerTap(AbstractContextManager["LayerTap"]):
     def update(self, labels: Tensor, ignore_index: int | None = None) -> None:
         """Add what the layers gave in the forward pass just made."""
         captured, self._captured = self._captured, {}
+        self._one_label = labels.dim() == 1
         for name in captured:
             if name in self._modules and name not in self._order:
                 self._order.append(name)
@@ -294,6 +315,19 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             measured.append(LayerMeasurement(name, statistics.dim, layer_metrics(statistics)))
         return depth_profile(measured, self._pooling, tunnel_share)
 
+    def _kept(self, output: Any) -> Any:
+        """What is needed of an output: pooled at once where it can be, and else a copy.
+
+        Modules that work in place write over the output of the one before them, and the outputs
+        of all layers together are far larger than what is needed of them.
+        """
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        at_once = output.dim() > 3 or (output.dim() == 3 and self._one_label)
+        if self._pooling == "mean" and at_once:
+            return _mean_over_positions(output.detach())
+        return output.detach().clone()
+
     def _pooled(self, name: str, output: Any, labels: Tensor) -> Tensor | None:
         """(N, d), or (N, T, d) for labels of tokens; None where a leaf of "all" has no features."""
         sound = isinstance(output, Tensor) and output.is_floating_point() and output.dim() >= 2
@@ -305,10 +339,12 @@ class LayerTap(AbstractContextManager["LayerTap"]):
         per_token = output.dim() == 3 and labels.shape == output.shape[:2]
         if output.dim() == 2 or per_token:
             return output
-        if self._pooling == "flatten":
-            return output.flatten(1)
-        # Channels come second in pictures, last in sequences.
-        return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)
+        return output.flatten(1) if self._pooling == "flatten" else _mean_over_positions(output)
+
+
+def _mean_over_positions(output: Tensor) -> Tensor:
+    """(N, d) of (N, T, d) or (N, C, ...): channels come second in pictures, last in sequences."""
+    return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)
 
 
 def layer_metrics(statistics: ClassStatistics) -> dict[str, float]:
@@ -351,7 +387,7 @@ def separation_law(layers: Sequence[LayerMeasurement]) -> SeparationLaw | None:
     """
     for key in ("nc1", "nc1_trace_ratio"):
         values = [layer.metrics.get(key, math.nan) for layer in layers]
-        if len(values) >= 3 and all(math.isfinite(v) and v > 0 for v in values):
+        if len(values) >= _LEAST_LAYERS and all(map(_above_zero, values)):
             break
     else:
         return None
@@ -365,6 +401,10 @@ def separation_law(layers: Sequence[LayerMeasurement]) -> SeparationLaw | None:
     return SeparationLaw(
         key, math.exp(slope), 1 - rest / total if total > 0 else 1.0, math.exp(start)
     )
+
+
+def _above_zero(value: float) -> bool:
+    return math.isfinite(value) and value > 0
 
 
 def _tunnel(layers: Sequence[LayerMeasurement], share: float) -> str | None:

@@ -17,6 +17,7 @@ from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.metrics.whitened import between_condition
+from neuralcollapse.scalars import counted
 from neuralcollapse.second_look import Look
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
@@ -178,9 +179,11 @@ class Measurement:
         lines += [f"undefined: {', '.join(keys)}: {reason}" for reason, keys in reasons.items()]
         if self.dim is not None:
             lines.append(f"regime: {_REGIMES[regime_of(self._num_seen, self.dim)]}")
-        lines.append(f"samples: {sum(self.counts)} in {len(self.counts)} classes")
+        classes = counted(len(self.counts), "class", "classes")
+        lines.append(f"samples: {sum(self.counts)} in {classes}")
         if self.absent:
-            lines.append(f"left out, no samples: classes {', '.join(map(str, self.absent))}")
+            word = "class" if len(self.absent) == 1 else "classes"
+            lines.append(f"left out, no samples: {word} {', '.join(map(str, self.absent))}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"{name}: {value}" for name, value in self.conventions.items()]
         lines += [] if self.depth is None else ["", str(self.depth)]

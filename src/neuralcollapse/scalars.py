@@ -40,3 +40,13 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: "1 epoch", "2 epochs"; `many` where an s will not do.
+
+    Example:
+        >>> counted(1, "class", "classes"), counted(0, "file")
+        ('1 class', '0 files')
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,6 +1,5 @@
 """Features in many files: read one at a time, merged, and measured as if they were one."""
 
-import glob
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from neuralcollapse.checks import (
     check_vector,
     classes_in,
 )
-from neuralcollapse.files import read_npz, read_tensors
+from neuralcollapse.feature_files import check_distinct, named, read_features
+from neuralcollapse.feature_files import shard_files as shard_files
 from neuralcollapse.jackknife import Interval, jackknife_intervals
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.measuring import wants_scatter
@@ -32,7 +32,7 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAcc
 _MOST_PARTS = 20
 # With fewer files, the samples of each are dealt to the parts instead.
 _LEAST_FILES = 10
-SUFFIXES = (".npz", ".parquet", ".safetensors")
+_BY_ROW = "one per row of weight"
 
 
 @dataclass(frozen=True)
@@ -50,52 +50,6 @@ class ShardMeasurement:
     files: tuple[Path, ...]
     skipped: dict[Path, str]
     intervals: dict[str, Interval] = field(default_factory=dict)
-
-
-def shard_files(patterns: Sequence[str | Path]) -> list[Path]:
-    """The files that paths and patterns such as 'shards/*.safetensors' name, each once.
-
-    Raises:
-        ValueError: if a pattern names no file.
-
-    Example:
-        >>> shard_files(["features.npz", "features.npz"])
-        [PosixPath('features.npz')]
-    """
-    files: dict[Path, None] = {}
-    for pattern in map(str, patterns):
-        found = [pattern]
-        if glob.has_magic(pattern) and not Path(pattern).exists():
-            found = sorted(glob.glob(pattern, recursive=True))
-            if not found:
-                raise ValueError(f"{pattern} must name at least one file, got none")
-        files.update(dict.fromkeys(map(Path, found)))
-    return list(files)
-
-
-def read_features(file: Path) -> dict[str, Any]:
-    """The arrays of a file by name, `features` and `labels` among them.
-
-    Raises:
-        ValueError: if the file is missing, damaged, of another kind, or lacks one of the two.
-    """
-    arrays = read_arrays(file)
-    for name in ("features", "labels"):
-        if name not in arrays:
-            held = ", ".join(sorted(arrays)) or "nothing"
-            raise ValueError(f"{file} must hold the array {name!r}, it holds {held}")
-    return arrays
-
-
-def read_arrays(file: Path) -> dict[str, Any]:
-    """The arrays of a .npz or .safetensors file, or `features` and `labels` of a .parquet file."""
-    if file.suffix == ".npz":
-        return dict(read_npz(file))
-    if file.suffix == ".safetensors":
-        return dict(read_tensors(file)[0])
-    if file.suffix == ".parquet":
-        return _read_parquet(file)
-    raise ValueError(f"{file} must be a .npz, .safetensors or .parquet file")
 
 
 def measure_shards(
@@ -133,12 +87,14 @@ def measure_shards(
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
         jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
-            are fewer than 10, samples of each file dealt in turns. Those of accuracy, `nc4_disagreement`
-            and `hug_intra` hold the class means at those of all data, which far from collapse
-            makes them too narrow; `cdnv_directional`, and `nc1` in a second look, have none.
+            are fewer than 10, samples of each file dealt in turns. Those of accuracy,
+            `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
+            from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
+            have none.
 
     Raises:
-        ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
+        ValueError: if a file cannot be read or does not fit (it is named), one is given twice, or
+            no sample is left.
 
     Example:
         >>> import tempfile
@@ -151,7 +107,7 @@ def measure_shards(
         (12, 12)
     """
     reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
-    paths = [Path(file) for file in files]
+    paths = check_distinct(files)
     kept: list[Path] = []
     skipped: dict[Path, str] = {}
     parts: list[ClassStatistics] = []
@@ -308,13 +264,15 @@ class ShardReader:
         weight: Any, bias: Any, num_classes: int | None, normalize: bool, scatter: bool | None
     ) -> "ShardReader":
         """For a classifier as a user gives it."""
-        return ShardReader(
-            None if weight is None else as_tensor("weight", weight),
-            None if bias is None else as_tensor("bias", bias),
-            num_classes,
-            normalize,
-            scatter,
-        )
+        if weight is not None:
+            weight = check_matrix("weight", as_tensor("weight", weight), rows=num_classes)
+            check_finite("weight", weight)
+        if bias is not None:
+            if weight is None:
+                raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
+            bias = check_vector("bias", as_tensor("bias", bias), len(weight), _BY_ROW)
+            check_finite("bias", bias)
+        return ShardReader(weight, bias, num_classes, normalize, scatter)
 
     def join(self, other: "ShardReader", num_classes: int) -> None:
         """Take over what another reader has found in a file; an error if it does not fit to this.
@@ -390,7 +348,7 @@ class ShardReader:
         if self.bias is not None:
             if self.weight is None:
                 raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
-            check_vector("bias", self.bias, len(self.weight), "one per row of weight")
+            check_vector("bias", self.bias, len(self.weight), _BY_ROW)
             check_finite("bias", self.bias)
 
     def _samples(self, arrays: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -398,12 +356,14 @@ class ShardReader:
             "features",
             as_tensor("features", arrays["features"]),
             columns=self.dim,
-            why="as in the files before",
+            why="as weight has" if self.given else "as in the files before",
         )
         return features, check_labels(as_tensor("labels", arrays["labels"]), len(features))
 
     def _classifier_of(self, arrays: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         if "weight" not in arrays:
+            if "bias" in arrays:
+                raise ValueError("bias must come with a weight, got a bias alone; add the weight")
             return None, None
         weight = as_tensor("weight", arrays["weight"])
         bias = as_tensor("bias", arrays["bias"]) if "bias" in arrays else None
@@ -457,35 +417,3 @@ def _padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
         torch.cat([statistics.spread, statistics.spread.new_zeros(more)]),
         statistics.scatter,
     )
-
-
-def named(path: Path, error: Exception) -> ValueError:
-    """The error, saying which file."""
-    text = str(error)
-    return ValueError(text if str(path) in text else f"{path}: {text}")
-
-
-def _read_parquet(file: Path) -> dict[str, Any]:
-    try:
-        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(
-            f"{file} needs the extra parquet, but pyarrow cannot be imported ({error}); "
-            "install it with pip install 'neuralcollapse[parquet]'"
-        ) from None
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist")
-    try:
-        table = parquet.read_table(file, columns=["features", "labels"])
-        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        labels, features = columns["labels"].to_numpy(zero_copy_only=False), columns["features"]
-        if features.null_count or columns["labels"].null_count:
-            raise ValueError("it has missing values")
-        values = features.flatten().to_numpy(zero_copy_only=False)
-        if len(set(features.value_lengths().to_pylist())) > 1:
-            raise ValueError("features differ in width")
-        return {"features": values.reshape(len(labels), -1), "labels": labels}
-    # The parsers of columns throw a dozen kinds at damaged bytes.
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file} is not a readable .parquet file: {reason}") from None

@@ -184,7 +184,8 @@ def compare_splits(
         few: training samples up to which it is tail.
 
     Raises:
-        ValueError: if classes or widths differ, or few and many do not fit together.
+        ValueError: if classes or widths differ, one has no sample, or few and many do not fit
+            together.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -201,6 +202,9 @@ def compare_splits(
             "train and test must have equal (num_classes, dim), got "
             f"{tuple(train.means.shape)} and {tuple(test.means.shape)}"
         )
+    for name, statistics in (("train", train), ("test", test)):
+        if not statistics.num_samples:
+            raise ValueError(f"{name} must hold at least one sample, got none")
     groups = class_groups(train.counts, many, few)
     size = train.centred_means().double().square().sum(1).mean()
     # Rows of classes that one of them has never seen are nan, and stay so.
@@ -235,6 +239,15 @@ class WrongLabels:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an undefined number is None."""
         return _plain(vars(self))
+
+    def __str__(self) -> str:
+        """All of them in a line."""
+        told = ", ".join(f"{name} {value:.6g}" for name, value in vars(self).items())
+        if not self.samples:
+            return "none"
+        if math.isnan(self.position):
+            return f"{told} (no right label in their classes to compare with)"
+        return told
 
 
 def wrong_label_collapse(features: Tensor, labels: Tensor, true_labels: Tensor) -> WrongLabels:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralcollapse.heads import AbstractHead
-from neuralcollapse.scalars import check_integer
+from neuralcollapse.scalars import check_integer, counted
 
 
 class FeatureTap(AbstractContextManager["FeatureTap"]):
@@ -159,7 +159,7 @@ def find_head(
     if num_classes is not None:
         wide = {name: head for name, head in wide.items() if len(head.weight) == num_classes}
     if not wide:
-        what = f"with {num_classes} outputs" if num_classes is not None else ""
+        what = f"with {counted(num_classes, 'output')}" if num_classes is not None else ""
         named = f" named {layer!r}" if layer is not None else ""
         remedy = "; name one with layer=..., or correct num_classes" if heads else ""
         raise ValueError(

@@ -97,9 +97,7 @@ def transfer_scores(
         1.0
     """
     features, labels = _samples(features, labels, None)
-    share = check_number("test_share", test_share, minimum=0, exclusive=True)
-    if share >= 1:
-        raise ValueError(f"test_share must be below 1, got {test_share}")
+    share = check_share(test_share)
     check_number("decay", decay, minimum=0)
     classes, own = labels.unique(return_inverse=True)
     whole = ClassStatistics.from_features(features, own, len(classes))
@@ -142,6 +140,14 @@ def transfer_scores(
     else:
         reasons["linear_probe"] = "not asked for" if not probe else "needs two classes"
     return TransferScores(values, reasons, len(train[0]), len(test_features), features.shape[1])
+
+
+def check_share(test_share: float) -> float:
+    """Return the share to hold out if it lies above 0 and below 1."""
+    share = check_number("test_share", test_share, minimum=0, exclusive=True)
+    if share >= 1:
+        raise ValueError(f"test_share must be below 1, got {test_share}")
+    return share
 
 
 def linear_probe(

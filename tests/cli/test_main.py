@@ -16,7 +16,7 @@ from cli.command import environment, in_process, run
 from neuralcollapse.cli import main as main_function
 from neuralcollapse.cli.main import TRACEBACK_VARIABLE, app
 
-VERBS = ["train", "measure", "frame", "report", "data"]
+VERBS = ["train", "measure", "ood", "rank", "frame", "predict", "report", "data", "hierarchy"]
 VERSION = f"neuralcollapse {neuralcollapse.__version__}\n"
 
 
@@ -132,7 +132,7 @@ def test_what_is_not_the_users_mistake_keeps_its_traceback(
     def broken(_: Path) -> None:
         raise KeyError("a defect of ours")
 
-    monkeypatch.setattr("neuralcollapse.shards.shard_files", broken)
+    monkeypatch.setattr("neuralcollapse.feature_files.shard_files", broken)
     with pytest.raises(KeyError, match="a defect of ours"):
         run("measure", tmp_path / "a.npz")
 
@@ -149,7 +149,7 @@ def test_ctrl_c_anywhere_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path
     def interrupted(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuralcollapse.shards.shard_files", interrupted)
+    monkeypatch.setattr("neuralcollapse.feature_files.shard_files", interrupted)
     outcome = run("measure", tmp_path / "a.npz")
     assert outcome.code == 130
     assert outcome.out == ""
@@ -160,7 +160,7 @@ def test_no_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def full(_: Path) -> None:
         raise MemoryError("Unable to allocate 7 TiB")
 
-    monkeypatch.setattr("neuralcollapse.shards.shard_files", full)
+    monkeypatch.setattr("neuralcollapse.feature_files.shard_files", full)
     run("measure", tmp_path / "a.npz").assert_refused("memory")
 
 

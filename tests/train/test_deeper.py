@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from neuralcollapse import Measurement, NearestFrameHead
+from neuralcollapse.report.history import read_histories
 from neuralcollapse.train.network import load_network
 from train.runs import blobs, method, trained
 
@@ -24,6 +25,13 @@ def test_layers_are_recorded_if_asked(tmp_path: Path) -> None:
     assert all("depth" not in row["train"] for row in plain.rows())
     # Looking changes nothing.
     assert plain.rows()[-1]["train"]["metrics"] == run.rows()[-1]["train"]["metrics"]
+
+
+def test_layers_without_measuring_are_those_after_the_last_epoch(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", blobs(), epochs=1, measure=False, measure_layers=True)
+    (row,) = run.rows()
+    assert Measurement.from_dict(row["train"]).depth is not None
+    assert read_histories([run])[0].status.startswith("finished after 1 epoch,")
 
 
 def test_a_nearest_frame_is_trained_and_kept(tmp_path: Path) -> None:

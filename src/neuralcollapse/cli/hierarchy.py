@@ -74,6 +74,11 @@ def _read(file: Path, header: bool, order: Any) -> "Hierarchy":
         return known.get(str(file), Hierarchy.wordnet)()
     if file.is_dir():
         return Hierarchy.from_folder(file)
+    if not file.exists():
+        raise ValueError(
+            f"{file} does not exist; give a file, a folder of folders, or one of "
+            f"{', '.join(BUILT_IN)}"
+        )
     return Hierarchy.from_file(file, header=header, order=order)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,7 +67,7 @@ def main() -> None:
 def _sentence(error: Exception) -> str:
     """What to tell the user; an error that is not the user's is raised again."""
     if hasattr(error, "format_message"):  # a wrong command line, from typer or from click
-        message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        message = _unpacked(error)
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "neuralcollapse"
         return f"{message.rstrip('.')}; `{where} --help` lists the options"
@@ -77,6 +77,21 @@ def _sentence(error: Exception) -> str:
     if expected and not os.environ.get(TRACEBACK_VARIABLE):
         return str(error)
     raise error
+
+
+def _unpacked(error: Any) -> str:
+    """The message of a wrong command line, in one voice whoever checked the value.
+
+    Newer versions of typer check by pydantic, which speaks of its inputs and its errors.
+    """
+    message, cause = error.format_message(), error.__cause__
+    if not hasattr(cause, "errors"):
+        return message
+    head, _, _ = message.partition(": ")
+    problem = cause.errors()[0]
+    rule = problem["msg"].removeprefix("Value error, ").replace("Input should", "it must")
+    given = repr(problem["input"])
+    return f"{head}: {rule.partition(', unable')[0]}" + ("" if given in rule else f", got {given}")
 
 
 def _fail(message: str, code: int = 2) -> int:

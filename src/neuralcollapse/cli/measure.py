@@ -1,10 +1,20 @@
 """`neuralcollapse measure FILE`: how collapsed are these features?"""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from neuralcollapse.cli.files import (
+    check_apart,
+    check_out,
+    classifier_of,
+    deliver,
+    features_of,
+    files_once,
+    of_file,
+)
 
 
 def measure(
@@ -14,7 +24,8 @@ def measure(
             metavar="FILE...",
             help="A .npz, .safetensors or .parquet file that holds `features` (N, d) and `labels` "
             "(N,), and optionally the classifier's `weight` (K, d) and `bias` (K,); or several, or "
-            "a pattern such as 'shards/*.safetensors', measured together.",
+            "a pattern such as 'shards/*.safetensors', measured together. A file that is named "
+            "twice counts once: patterns overlap, and its samples are there once.",
         ),
     ],
     as_json: Annotated[
@@ -36,14 +47,19 @@ def measure(
         ),
     ] = None,
     outsiders: Annotated[
-        Path | None,
-        typer.Option(help="A file with `features` of samples of no class, for NC5."),
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with `features` of samples of no class, for NC5, or a pattern; may be "
+            "repeated, all are taken together.",
+        ),
     ] = None,
     against: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            help="A file with `features` and `labels` of test samples: compare collapse by class "
-            "and by group."
+            metavar="FILE",
+            help="A file with `features` and `labels` of test samples, or a pattern: compare "
+            "collapse by class and by group; may be repeated, all are taken together.",
         ),
     ] = None,
     groups: Annotated[
@@ -87,10 +103,11 @@ def measure(
     """Measure the features in files: print a table of metrics with their conventions."""
     from dataclasses import asdict
 
-    from neuralcollapse.files import write_json
+    from neuralcollapse.feature_files import read_features
     from neuralcollapse.measuring import measure_features
-    from neuralcollapse.shards import measure_shards, read_arrays, read_features, shard_files
+    from neuralcollapse.shards import measure_shards
 
+    check_out(out)
     options: dict[str, Any] = {
         "num_classes": num_classes,
         "global_mean": global_mean,
@@ -98,32 +115,29 @@ def measure(
         "normalize": normalize,
         "split": split,
     }
-    if classifier is not None:
-        held = read_arrays(classifier)
-        if "weight" not in held:
-            raise ValueError(f"{classifier} must hold the array 'weight'")
-        options |= {"weight": held["weight"], "bias": held.get("bias")}
     if address is not None and engine != "ray":
         raise ValueError("--address must come with --engine ray, got an address alone")
-    if groups is not None and against is None:
+    if groups is not None and not against:
         raise ValueError(f"--groups must come with --against TEST, got {groups} alone")
-    paths = shard_files(files)
-    if len(paths) == 1 and not jackknife and not skip_bad and engine == "serial":
-        arrays = read_features(paths[0])
-        if outsiders is not None:
-            held = read_arrays(outsiders)
-            if "features" not in held:
-                raise ValueError(f"{outsiders} must hold the array 'features'")
-            options["outsiders"] = held["features"]
+    paths = files_once(files)
+    alone = len(paths) == 1 and not jackknife and not skip_bad and engine == "serial"
+    arrays = read_features(paths[0]) if alone else {}
+    if classifier is not None:
+        width = arrays["features"].shape[-1:] if alone else ()
+        options |= {"bias": None, **classifier_of(classifier, *width)}
+    if alone:
         own: dict[str, Any] = {"weight": arrays.get("weight"), "bias": arrays.get("bias")}
-        measurement = measure_features(arrays["features"], arrays["labels"], **(own | options))
+        if outsiders:
+            own["outsiders"] = _outsiders(outsiders, paths[0], arrays["features"])
+        with of_file(paths[0]):
+            measurement = measure_features(arrays["features"], arrays["labels"], **(own | options))
         result = {"file": str(paths[0]), **measurement.to_dict()}
         text = str(measurement)
-        more, words = _deeper(arrays, measurement, against, groups, normalize)
+        more, words = _deeper(paths[0], arrays, measurement, against, groups, normalize)
         result, text = result | more, "\n\n".join([text, *words])
     else:
         for name, value in (("outsiders", outsiders), ("against", against)):
-            if value is not None:
+            if value:
                 raise ValueError(
                     f"--{name} must go with one file, without --jackknife, --skip-bad and --engine"
                 )
@@ -141,22 +155,34 @@ def measure(
         }
         if jackknife:
             result["intervals"] = {key: asdict(one) for key, one in shards.intervals.items()}
-        text = "\n".join([str(shards.measurement), *_more_lines(shards)])
-    if out is not None:
-        write_json(out, result)
-    print(json.dumps(result, allow_nan=False) if as_json else text)
+        text = "\n".join([str(shards.measurement), *_more_lines(shards, jackknife)])
+    deliver(result, out, as_json, lambda: print(text))
+
+
+def _outsiders(patterns: Sequence[str], inside: Path, features: Any) -> Any:
+    """(M, d), the features of all files of samples of no class."""
+    import torch
+
+    dim = features.shape[-1] if features.ndim else None
+    parts = []
+    for path in files_once(patterns):
+        check_apart("outsiders", path, [inside], "the one measured")
+        parts.append(features_of(path, dim, f"as in {inside}"))
+    return torch.cat(parts)
 
 
 def _deeper(
+    file: Path,
     arrays: dict[str, Any],
     measurement: Any,
-    against: Path | None,
+    against: list[str] | None,
     groups: str | None,
     normalize: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Test samples by class and group, and wrong labels, where the files have them."""
-    from neuralcollapse.checks import as_tensor
-    from neuralcollapse.shards import read_features
+    from neuralcollapse.checks import as_tensor, check_matrix
+    from neuralcollapse.feature_files import read_features
+    from neuralcollapse.shards import merged
     from neuralcollapse.sphere import directions
     from neuralcollapse.splits import compare_splits, thresholds, wrong_label_collapse
     from neuralcollapse.statistics import ClassStatistics
@@ -167,36 +193,54 @@ def _deeper(
 
     result: dict[str, Any] = {}
     words: list[str] = []
-    if against is not None:
+    if against:
         many, few = thresholds(groups or "100,20")
-        held = read_features(against)
-        try:
-            labels = as_tensor("labels", held["labels"])
-            test = ClassStatistics.from_features(
-                shown(held["features"]), labels, len(measurement.counts), scatter=False
-            )
-            comparison = compare_splits(measurement.statistics, test, many=many, few=few)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{against}: {error}") from None
-        result["against"] = {"file": str(against), **comparison.to_dict()}
-        words.append(f"against {against}:\n{comparison}")
+        classes, parts = len(measurement.counts), []
+        for path in (tests := files_once(against)):
+            check_apart("against", path, [file], "the one measured")
+            held = read_features(path)
+            with of_file(path):
+                features = check_matrix(
+                    "features",
+                    shown(held["features"]),
+                    columns=measurement.dim,
+                    why=f"as in {file}",
+                )
+                labels = as_tensor("labels", held["labels"])
+                part = ClassStatistics.from_features(features, labels, classes, scatter=False)
+                parts.append(part)
+        with of_file(tests[0]):
+            comparison = compare_splits(measurement.statistics, merged(parts), many=many, few=few)
+        names = [str(path) for path in tests]
+        result["against"] = {"files": names, **comparison.to_dict()}
+        words.append(f"against {', '.join(names)}:\n{comparison}")
     if "true_labels" in arrays:
-        found = wrong_label_collapse(
-            shown(arrays["features"]),
-            as_tensor("labels", arrays["labels"]),
-            as_tensor("true_labels", arrays["true_labels"]),
-        )
+        with of_file(file):
+            found = wrong_label_collapse(
+                shown(arrays["features"]),
+                as_tensor("labels", arrays["labels"]),
+                as_tensor("true_labels", arrays["true_labels"]),
+            )
         result["wrong_labels"] = found.to_dict()
-        told = (f"{name} {value:.6g}" for name, value in vars(found).items())
-        words.append(f"wrong labels: {', '.join(told)}")
+        words.append(f"wrong labels: {found}")
     return result, words
 
 
-def _more_lines(shards: Any) -> list[str]:
+def _more_lines(shards: Any, jackknife: bool) -> list[str]:
     """What is told below the table: intervals, and what was read and what was not."""
     lines = [
         f"{key}: {one.value:.6g}, 95 % from {one.low:.6g} to {one.high:.6g}"
         for key, one in shards.intervals.items()
     ]
+    without = [
+        key
+        for key in shards.measurement.metrics
+        if key not in shards.intervals and key not in shards.measurement.undefined
+    ]
+    if jackknife and without:
+        lines.append(
+            f"no interval: {', '.join(without)}: sums over the parts do not give it, or it is "
+            "undefined without one of them"
+        )
     lines.append(f"files: {len(shards.files)} read, {len(shards.skipped)} left out")
     return lines + [f"left out: {reason}" for reason in shards.skipped.values()]

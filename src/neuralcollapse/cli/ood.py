@@ -1,10 +1,20 @@
 """`neuralcollapse ood TRAIN TEST OUTSIDE...`: do features tell what belongs to no class?"""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from neuralcollapse.cli.files import (
+    check_apart,
+    check_out,
+    classifier_of,
+    deliver,
+    features_of,
+    files_once,
+    of_file,
+)
+from neuralcollapse.scalars import counted
 
 _OPTIONS: dict[str, dict[str, type]] = {
     "neco": {"dim": int, "standardize": bool, "times_max_logit": bool},
@@ -28,9 +38,11 @@ def ood(
         Path, typer.Argument(help="A file with `features` of other samples of the same classes.")
     ],
     outside: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="OUTSIDE...", help="Files with `features` of samples of no class, one or more."
+            metavar="OUTSIDE...",
+            help="Files with `features` of samples of no class, or patterns, one or more, each "
+            "judged by itself. A file that is named twice is judged once: patterns overlap.",
         ),
     ],
     detector: Annotated[
@@ -52,61 +64,38 @@ def ood(
     ] = None,
 ) -> None:
     """Fit detectors on features of the classes, and see how well they find what is outside."""
-    from neuralcollapse.files import write_json
-
+    check_out(out)
     result = _evaluated(train, test, outside, detector, classifier)
-    if out is not None:
-        write_json(out, result)
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        _show(result)
+    deliver(result, out, as_json, lambda: _show(result))
 
 
 def _evaluated(
     train: Path,
     test: Path,
-    outside: list[Path],
+    patterns: list[str],
     detectors: list[str] | None,
     classifier: Path | None,
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from neuralcollapse.checks import as_tensor
     from neuralcollapse.metrics import nc5_orthogonality
-    from neuralcollapse.ood import DETECTORS, separation_of
-    from neuralcollapse.scalars import check_choice
-    from neuralcollapse.shards import read_arrays, read_features
-    from neuralcollapse.specs import parse_spec
+    from neuralcollapse.ood import separation_of
     from neuralcollapse.statistics import ClassStatistics
 
-    arrays = read_features(train)
-    features, labels = (as_tensor(name, arrays[name]) for name in ("features", "labels"))
-    if classifier is not None:
-        arrays = read_arrays(classifier)
-        if "weight" not in arrays:
-            raise ValueError(f"{classifier} must hold the array 'weight'")
-    own = {name: as_tensor(name, arrays[name]) for name in ("weight", "bias") if name in arrays}
-    if labels.dim() == 1 and len(labels) and int(labels.min()) < 0:
-        raise ValueError(f"{train}: labels must not be negative, got {int(labels.min())}")
-    kinds = {kind.name: kind for kind in DETECTORS}
-    fitted, left_out = {}, {}
-    for text in detectors or kinds:
-        spec = parse_spec("detector", text)
-        check_choice("detector", spec.name, tuple(_OPTIONS))
-        kind = kinds[spec.name]
-        if detectors is None and kind.needs_classifier and "weight" not in own:
-            left_out[text] = "needs the classifier: no weight was given"
-            continue
-        options: dict[str, Any] = spec.arguments(_OPTIONS[spec.name])
-        fitted[text] = kind(**own, **options).fit_features(features, labels)
-    inside = _features(test, features.shape[1])
+    features, labels, own = _training(train, classifier)
+    check_apart("TEST", test, [train], "TRAIN")
+    outside = files_once(patterns)
+    for path in outside:
+        check_apart("OUTSIDE", path, [train, test], "TRAIN and TEST")
+    fitted, left_out = _fitted(features, labels, own, detectors)
+    why = f"as in {train}"
+    inside = features_of(test, features.shape[1], why)
     scores = {text: one.predict_features(inside) for text, one in fitted.items()}
     classes = int(labels.max()) + 1
     statistics = ClassStatistics.from_features(features, labels, classes, scatter=False)
     results = []
     for path in outside:
-        others = _features(path, features.shape[1])
+        others = features_of(path, features.shape[1], why)
         found = {
             text: asdict(separation_of(scores[text], one.predict_features(others)))
             for text, one in fitted.items()
@@ -138,28 +127,51 @@ def _evaluated(
     }
 
 
-def _features(path: Path, width: int) -> Any:
-    """The features of a file, of the width of the training file."""
-    from neuralcollapse.checks import as_tensor, check_finite, check_matrix
-    from neuralcollapse.shards import read_arrays
+def _training(train: Path, classifier: Path | None) -> tuple[Any, Any, dict[str, Any]]:
+    """What detectors are fitted on: features, labels, and the classifier where there is one."""
+    from neuralcollapse.checks import as_tensor, check_labels
+    from neuralcollapse.feature_files import read_features
 
-    arrays = read_arrays(path)
-    if "features" not in arrays:
-        held = ", ".join(sorted(arrays)) or "nothing"
-        raise ValueError(f"{path} must hold the array 'features', it holds {held}")
-    try:
-        features = check_matrix(
-            "features",
-            as_tensor("features", arrays["features"]),
-            columns=width,
-            why="as in the training file",
-        )
-        check_finite("features", features)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not len(features):
-        raise ValueError(f"{path}: features must hold at least one sample, got none")
-    return features
+    arrays = read_features(train)
+    features = features_of(train)
+    with of_file(train):
+        labels = check_labels(as_tensor("labels", arrays["labels"]), len(features))
+        if int(labels.min()) < 0:
+            raise ValueError(
+                f"labels must not be negative, got {int(labels.min())}; leave these samples out"
+            )
+    if classifier is None and "weight" not in arrays:
+        return features, labels, {}
+    return features, labels, classifier_of(classifier or train, features.shape[1])
+
+
+def _fitted(
+    features: Any, labels: Any, own: dict[str, Any], detectors: list[str] | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The detectors fitted, and why others are left out; one that was asked for is not."""
+    from neuralcollapse.ood import DETECTORS
+    from neuralcollapse.scalars import check_choice
+    from neuralcollapse.specs import parse_spec
+
+    kinds = {kind.name: kind for kind in DETECTORS}
+    fitted: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for text in detectors or kinds:
+        spec = parse_spec("detector", text)
+        check_choice("detector", spec.name, tuple(_OPTIONS))
+        kind, options = kinds[spec.name], dict[str, Any](spec.arguments(_OPTIONS[spec.name]))
+        try:
+            if kind.needs_classifier and not own:
+                raise ValueError("needs the classifier: no weight was given, use --classifier FILE")
+            fitted[text] = kind(**own, **options).fit_features(features, labels)
+        except ValueError as error:
+            if detectors is not None:
+                raise ValueError(f"detector {text}: {error}") from None
+            left_out[text] = str(error)
+    if not fitted:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise ValueError(f"no detector can be fitted on these features ({reasons})")
+    return fitted, left_out
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -177,8 +189,9 @@ def _show(result: dict[str, Any]) -> None:
         console.print(table)
         angle = entry["nc5_orthogonality"]
         shown = "undefined" if angle is None else f"{angle:.4g}"
-        console.print(f"{entry['samples']} samples; nc5_orthogonality: {shown}, 0 at collapse")
-    console.print(f"fitted on {result['fitted_on']} samples, {result['inside']} inside")
+        samples = counted(entry["samples"], "sample")
+        console.print(f"{samples}; nc5_orthogonality: {shown}, 0 at collapse")
+    console.print(f"fitted on {counted(result['fitted_on'], 'sample')}, {result['inside']} inside")
     for name, reason in result["left_out"].items():
         console.print(f"left out: {name} {reason}")
     for name, text in result["conventions"].items():

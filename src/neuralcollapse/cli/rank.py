@@ -1,11 +1,13 @@
 """`neuralcollapse rank FEATURES...`: which backbone or checkpoint suits the task best?"""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from neuralcollapse.cli.files import check_out, deliver, files_once, of_file
+from neuralcollapse.scalars import counted
 
 
 def rank(
@@ -14,7 +16,8 @@ def rank(
         typer.Argument(
             metavar="FEATURES...",
             help="Files with `features` (N, d) and `labels` (N,) of one task, one a backbone "
-            "or checkpoint, or a pattern. Optionally with `test_features` and `test_labels`.",
+            "or checkpoint, or a pattern. Optionally with `test_features` and `test_labels`. A "
+            "file that is named twice is one backbone: patterns overlap.",
         ),
     ],
     by: Annotated[
@@ -36,38 +39,64 @@ def rank(
     ] = None,
 ) -> None:
     """Order features of one task by how well its classes have collapsed, the best first."""
-    from neuralcollapse.files import write_json
-    from neuralcollapse.shards import shard_files
-    from neuralcollapse.transfer import agreement, ranked, transfer_scores
+    from neuralcollapse.transfer import agreement, check_share, ranked, transfer_scores
 
-    paths = shard_files(files)
-    scores = []
+    check_out(out)
+    check_share(test_share)
+    if by == "linear_probe" and not probe:
+        raise ValueError("--by linear_probe must come with the probe; leave out --no-probe")
+    paths = files_once(files)
+    scores, tasks = [], []
     for path in paths:
-        features, labels, test = _arrays(path)
-        try:
-            scores.append(
-                transfer_scores(features, labels, test, test_share=test_share, probe=probe)
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+        with of_file(path):
+            features, labels, test = _arrays(path)
+            found = transfer_scores(features, labels, test, test_share=test_share, probe=probe)
+        scores.append(found)
+        tasks.append(_task(labels))
+        _check_task(path, tasks[-1], paths[0], tasks[0])
     order = ranked(scores, by)
     result = {
         "by": by,
         "ranking": [{"file": str(paths[place]), **scores[place].to_dict()} for place in order],
         "agreement_with_linear_probe": agreement(scores),
+        "notes": _notes(paths, tasks),
     }
-    if out is not None:
-        write_json(out, result)
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        _show(result)
+    deliver(result, out, as_json, lambda: _show(result))
+
+
+def _task(labels: Any) -> dict[int, int]:
+    """Samples by class."""
+    classes, counts = labels.unique(return_counts=True)
+    return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+def _check_task(path: Path, task: dict[int, int], first: Path, wanted: dict[int, int]) -> None:
+    """Scores of other classes are those of another task, and in no order with these."""
+    if task.keys() != wanted.keys():
+        label = min(task.keys() ^ wanted.keys())
+        one, other = (first, path) if label in wanted else (path, first)
+        raise ValueError(
+            f"{path} must hold the classes of {first}, got {len(task)} for {len(wanted)}: class "
+            f"{label} is in {one} and not in {other}; rank files of one task"
+        )
+
+
+def _notes(paths: list[Path], tasks: list[dict[int, int]]) -> list[str]:
+    """Files of the same classes whose samples are not the same."""
+    return [
+        f"{path} holds {counted(sum(task.values()), 'sample')} where {paths[0]} holds "
+        f"{sum(tasks[0].values())}"
+        + (", in other shares by class" if sum(task.values()) == sum(tasks[0].values()) else "")
+        + ": their scores are of different samples"
+        for path, task in zip(paths, tasks, strict=True)
+        if task != tasks[0]
+    ]
 
 
 def _arrays(path: Path) -> tuple[Any, Any, Any]:
     """Features and labels of a file, and its test samples or None."""
     from neuralcollapse.checks import as_tensor
-    from neuralcollapse.shards import read_features
+    from neuralcollapse.feature_files import read_features
 
     held = read_features(path)
     arrays = {
@@ -113,3 +142,5 @@ def _show(result: dict[str, Any]) -> None:
         console.print(f"agreement of {name} with the linear probe: {value:.3f} (Spearman)")
     for reason, files in notes.items():
         console.print(f"undefined: {reason} ({len(files)} of {len(result['ranking'])} files)")
+    for note in result["notes"]:
+        console.print(f"note: {note}")

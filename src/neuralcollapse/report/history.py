@@ -11,6 +11,7 @@ from typing import Any, Literal
 from neuralcollapse.metrics.table import Metric
 from neuralcollapse.record import Run
 from neuralcollapse.report.target import Target, target_of
+from neuralcollapse.scalars import counted
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -90,7 +91,9 @@ class History:
         reached = summary.get("epochs", last)
         took = number(summary.get("seconds"))
         if summary.get("status") == "finished":
-            return f"finished after {reached} epochs" + (f", {duration(took)}" if took else "")
+            return f"finished after {counted(reached, 'epoch')}" + (
+                f", {duration(took)}" if took else ""
+            )
         return f"{summary.get('status', 'ended')} at epoch {reached}"
 
     def values(self, split: Split, key: str) -> list[float | None]:

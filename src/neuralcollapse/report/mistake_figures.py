@@ -9,6 +9,7 @@ import numpy as np
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.report.figures import Panel, literal, rounded, run_colour, shortened
 from neuralcollapse.report.wording import share
+from neuralcollapse.scalars import counted
 
 # So many groups of classes can be told apart on a screen.
 MOST_GROUPS = 100
@@ -89,7 +90,8 @@ def tree_panel(name: str, hierarchy: Hierarchy, confusion: np.ndarray) -> Panel:
         texts.append(share(value) if is_inner or samples[node] else "")
         said = [f"<b>{literal(own)}</b>"]
         if is_inner:
-            said.append(f"{int(below[node])} classes; {share(value)} of the mistakes meet here")
+            classes = counted(int(below[node]), "class", "classes")
+            said.append(f"{classes}; {share(value)} of the mistakes meet here")
         if samples[node]:
             said.append(f"{int(wrong[node])} of {int(samples[node])} taken for another class")
         hovers.append("<br>".join(said))

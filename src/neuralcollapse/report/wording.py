@@ -113,6 +113,11 @@ PREDICTION_TERMS = (
         "classifier row vanish, under cross entropy equal small classes merge.",
     ),
     (
+        "decided by bias",
+        "With features that cannot be negative: a class at zero that has the largest bias, so that "
+        "the classifier decides for it there.",
+    ),
+    (
         "metastable",
         "Of two or more linear layers: zero is the minimum, but a large start may stay alive; "
         "above n* a small start may die.",

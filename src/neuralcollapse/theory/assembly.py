@@ -98,6 +98,7 @@ def statuses(
     dead: NDArray[np.bool_],
     merged: NDArray[np.bool_],
     metastable: NDArray[np.bool_] | None = None,
+    decided: NDArray[np.bool_] | None = None,
 ) -> tuple[str, ...]:
     """(K,), what becomes of each class.
 
@@ -106,12 +107,15 @@ def statuses(
         dead: (G,), groups whose classes are zero.
         merged: (G,), groups whose classes coincide.
         metastable: (G,), groups that are dead or merged, but have a minimum where they are not.
+        decided: (G,), groups that are dead, but for which the bias decides.
     """
     words = np.full(groups.num_classes, "alive", dtype=object)
     for group in np.flatnonzero(dead | merged).tolist():
         members = groups.members(group)
         if metastable is not None and metastable[group]:
             words[members] = "metastable"
+        elif decided is not None and decided[group]:
+            words[members] = "decided by bias"
         elif dead[group]:
             words[members] = "collapsed"
         else:

@@ -36,7 +36,9 @@ class Prediction:
             the threshold at depth 1.
         rank: of the logits without the bias.
         status: (K,) "alive"; "metastable" (zero at the optimum, but with a local minimum that is
-            not zero); "collapsed" (zero); or "merged with 3, 4" (the same vectors as theirs).
+            not zero); "collapsed" (zero: nothing tells the class apart); "decided by bias" (its
+            features are zero, but the classifier decides for it at zero, by the largest bias); or
+            "merged with 3, 4" (the same vectors as theirs).
         classifier_norm_squared: (C,), of each row of the classifier.
         feature_norm_squared: (K,), of the features of each class.
         logit: (K,), of the true class on training samples, bias included; nan where outputs are
@@ -267,6 +269,8 @@ class Prediction:
             )
         if self.num_classes > _ROWS_SHOWN:
             lines.append(f"   ... and {self.num_classes - _ROWS_SHOWN} classes more")
+        if "collapsed" in self.status:
+            lines.append("collapsed: the class lies at zero, where nothing tells it apart")
         lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines)
 

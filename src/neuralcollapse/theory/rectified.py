@@ -131,8 +131,11 @@ def rectified_by_program(problem: Problem) -> Prediction:
         warnings += ("not unique: a constant added to the bias changes nothing; its mean is zero",)
     decided = dead & (bias >= bias.max()) & (bias > bias.min())
     if decided.any():
-        names = ", ".join(map(str, np.flatnonzero(decided[groups.index])))
-        warnings += (f"class {names} lies at zero and is decided for by the bias alone",)
+        names = [str(k) for k in np.flatnonzero(decided[groups.index])]
+        which = f"class {names[0]} has" if len(names) == 1 else f"classes {', '.join(names)} have"
+        warnings += (
+            f"{which} features of zero and the largest bias, which decides for what lies at zero",
+        )
     # norm(w)^2 and norm(h)^2 of an axis have the product norm(z)^2, and balance decays and counts.
     column = question.column
     slope = column * math.sqrt(problem.feature_decay / problem.weight_decay[0])
@@ -160,11 +163,11 @@ def rectified_by_program(problem: Problem) -> Prediction:
         kind="numeric",
         regime=f"{LOSS_NAMES[problem.loss]} with features that cannot be negative: orthogonal "
         f"class means, convex program over {len(groups)} groups; {alive} of "
-        f"{problem.num_classes} classes survive",
+        f"{problem.num_classes} classes have features above zero",
         threshold=None,
         spinodal=None,
         rank=len(values),
-        status=statuses(groups, dead, np.zeros(len(groups), dtype=bool)),
+        status=statuses(groups, dead, np.zeros(len(groups), dtype=bool), decided=decided),
         layers=(values,),
         certificate=certificate,
         reference="derived",

@@ -143,7 +143,9 @@ def with_free_bias(problem: Problem) -> Prediction:
         )
     )
     if lost:
-        regime += f"; {lost} of {rank} modes are zero" if lost < rank else "; total collapse"
+        regime += (
+            f"; {lost} of {rank} modes {_be(lost)} zero" if lost < rank else "; total collapse"
+        )
     return assembled(
         problem,
         spectrum,
@@ -306,7 +308,8 @@ def _regime_without_bias(problem: Problem, lost: int) -> str:
     regime = f"{balance} squared error without bias, depth {problem.depth}"
     if not lost:
         return f"{regime}; every class survives"
-    return f"{regime}; {f'{lost} of {classes} classes are' if lost < classes else 'all are'} zero"
+    which = f"{lost} of {classes} classes {_be(lost)}" if lost < classes else "all are"
+    return f"{regime}; {which} zero"
 
 
 def _depth_warnings(problem: Problem, squares: Array, repeated: Array) -> tuple[str, ...]:
@@ -327,8 +330,8 @@ def _depth_warnings(problem: Problem, squares: Array, repeated: Array) -> tuple[
     metastable = int(repeated[(squares > spinodal) & (squares <= threshold)].sum())
     if metastable:
         warnings += (
-            f"metastable: {metastable} of {int(repeated.sum())} modes are zero at the optimum, but "
-            "have a local minimum that is not zero, in which training may stay",
+            f"metastable: {metastable} of {int(repeated.sum())} modes {_be(metastable)} zero at "
+            "the optimum, with a local minimum that is not zero, in which training may stay",
         )
     if bool((np.abs(squares - threshold) <= _EQUAL * threshold).any()):
         share = share_at_jump(problem.depth)
@@ -349,3 +352,7 @@ def _truncation_warnings(values: Array, shares: Array, width: int) -> tuple[str,
         f"not unique: width {width} cuts through modes of equal energy, of which any choice is as "
         "good; only the singular values and the objective are determined",
     )
+
+
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"

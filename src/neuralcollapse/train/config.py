@@ -144,7 +144,10 @@ class TrainConfig:
         "Record", True, "Measure during training; off: only after the last epoch."
     )
     measure_layers: bool = _option(
-        "Record", False, "Also measure every layer on the training samples: collapse by depth."
+        "Record",
+        False,
+        "Also measure every layer on the training samples, as often as these are measured (with "
+        "--no-measure after the last epoch): collapse by depth.",
     )
     checkpoint_seconds: float = _option(
         "Record", 10.0, "Save at epoch ends this many seconds apart."
