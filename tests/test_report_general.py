@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cases import ROWS
+from cases.metrics import ROWS
 from neuralcollapse.report import figures, tables, wording, write_report
 from neuralcollapse.report.history import read_histories
 from neuralcollapse.report.verdict import verdict

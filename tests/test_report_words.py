@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cases import ROWS
+from cases.metrics import ROWS
 from neuralcollapse.geometry import simplex_gram
 from neuralcollapse.record import Run
 from neuralcollapse.report import final_table, tables, wording, write_report
