@@ -12,7 +12,7 @@ from torch import Tensor
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.layers import DepthProfile
-from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.evaluation import evaluate, pairs_drawn
 from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
@@ -228,6 +228,9 @@ def conclude(
         "nc4": "Euclidean distance to class means "
         + ("that were given" if means_given else "of the same data"),
     }
+    drawn = pairs_drawn(int(statistics.seen.sum()))
+    if drawn is not None:
+        conventions["pairs of classes"] = f"{drawn} drawn, the same every time"
     return Measurement(
         metrics=values,
         undefined=undefined,

@@ -13,7 +13,7 @@ from torch import Tensor
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
 from neuralcollapse.energy import gaussian_energy
 from neuralcollapse.frames import one_vs_rest_distance, reference_energy
-from neuralcollapse.metrics.pairs import squared_distances
+from neuralcollapse.metrics.pairs import pair_count, squared_distances
 from neuralcollapse.scalars import check_number
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -33,6 +33,8 @@ def gnc2_energy_gap(
     centred: bool = True,
     global_mean: GlobalMean = "class",
     reference: float | None = None,
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Mean pair energy of the class means' directions above the least known; 0 at collapse.
 
@@ -51,6 +53,8 @@ def gnc2_energy_gap(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         reference: the least mean energy per pair; by default that of `reference_energy` for the
             classes seen, from a closed form or its cache.
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64; nan for fewer than two classes, a mean without direction, or no reference;
@@ -67,7 +71,7 @@ def gnc2_energy_gap(
     """
     power = check_number("power", power, minimum=-2, exclusive=True)
     units = _units(statistics, centred, global_mean)
-    energy = _mean_energy(units, power)
+    energy = _mean_energy(units, power, num_pairs, generator)
     if not bool(energy.isfinite()):
         return energy
     if reference is None:
@@ -83,7 +87,12 @@ def least_mean_energy(num_classes: int, dim: int, power: float) -> float:
 
 
 def gnc2_log_mean(
-    statistics: ClassStatistics, *, centred: bool = True, global_mean: GlobalMean = "class"
+    statistics: ClassStatistics,
+    *,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Mean logarithmic pair energy of the class means' directions; the lower, the more uniform.
 
@@ -97,16 +106,23 @@ def gnc2_log_mean(
         statistics: of the features.
         centred: subtract the global mean first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
         directions coincide.
     """
-    return _log_moments(_units(statistics, centred, global_mean))[0]
+    return _log_moments(_units(statistics, centred, global_mean), num_pairs, generator)[0]
 
 
 def gnc2_log_variance(
-    statistics: ClassStatistics, *, centred: bool = True, global_mean: GlobalMean = "class"
+    statistics: ClassStatistics,
+    *,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Variance of the logarithmic pair energies of the class means' directions.
 
@@ -121,7 +137,7 @@ def gnc2_log_variance(
         0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
         directions coincide.
     """
-    return _log_moments(_units(statistics, centred, global_mean))[1]
+    return _log_moments(_units(statistics, centred, global_mean), num_pairs, generator)[1]
 
 
 def gnc2_gaussian(
@@ -130,6 +146,8 @@ def gnc2_gaussian(
     scale: float = 2.0,
     centred: bool = True,
     global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Logarithm of the mean Gaussian potential of the class means' directions; least at collapse.
 
@@ -144,6 +162,8 @@ def gnc2_gaussian(
         scale: above 0; the width of the kernel is 1 / sqrt(2 scale).
         centred: subtract the global mean first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64; nan for fewer than two classes or a mean without direction.
@@ -153,10 +173,10 @@ def gnc2_gaussian(
     """
     scale = check_number("scale", scale, minimum=0, exclusive=True)
     units = _units(statistics, centred, global_mean)
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
+    if len(units) < 2 or bool(units.isnan().any()):
         return units.new_full((), torch.nan)
-    return gaussian_energy(units, scale, log=True) - math.log(num_pairs)
+    energy = gaussian_energy(units, scale, log=True, num_pairs=num_pairs, generator=generator)
+    return energy - math.log(pair_count(len(units), None))
 
 
 def gnc2_margin(
@@ -208,7 +228,12 @@ def gnc2_margin(
 
 
 def hug_inter(
-    statistics: ClassStatistics, *, centred: bool = True, global_mean: GlobalMean = "class"
+    statistics: ClassStatistics,
+    *,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Uniformity between classes as HUG trains it; (K-1)/(2K) at collapse for K <= d+1.
 
@@ -223,12 +248,14 @@ def hug_inter(
         statistics: of the features.
         centred: subtract the global mean first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64, above 0; nan for fewer than two classes or a mean without direction, infinite
         if two directions coincide.
     """
-    return _mean_energy(_units(statistics, centred, global_mean), 2.0)
+    return _mean_energy(_units(statistics, centred, global_mean), 2.0, num_pairs, generator)
 
 
 def hug_intra(
@@ -330,9 +357,9 @@ class SpreadWithin:
 
 def _units(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) -> Tensor:
     """(K seen, d) float64, the directions of the class means; nan for a zero one."""
-    means = statistics.centred_means(global_mean) if centred else statistics.seen_means
+    means = statistics.centred_means(global_mean) if centred else statistics.seen_means.clone()
     means = means.double()
-    return means / means.norm(dim=1, keepdim=True)
+    return means.div_(means.norm(dim=1, keepdim=True))
 
 
 def _has_room(num_classes: int, dim: int) -> bool:
@@ -340,36 +367,38 @@ def _has_room(num_classes: int, dim: int) -> bool:
     return num_classes >= 2 and dim >= (1 if num_classes == 2 else 2)
 
 
-def _mean_energy(units: Tensor, power: float) -> Tensor:
+def _mean_energy(
+    units: Tensor, power: float, num_pairs: int | None, generator: torch.Generator | None
+) -> Tensor:
     """Mean over pairs of the Riesz kernel; infinite where it diverges."""
     if not power:
-        return _log_moments(units)[0]
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
+        return _log_moments(units, num_pairs, generator)[0]
+    if len(units) < 2 or bool(units.isnan().any()):
         return units.new_full((), torch.nan)
     total = units.new_zeros(())
-    for squared in squared_distances(units):
+    for squared in squared_distances(units, num_pairs, generator):
         total = total + squared.pow(-power / 2).sum()
-    return math.copysign(1, power) * total / num_pairs
+    return math.copysign(1, power) * total / pair_count(len(units), num_pairs)
 
 
-def _log_moments(units: Tensor) -> tuple[Tensor, Tensor]:
+def _log_moments(
+    units: Tensor, num_pairs: int | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     """Mean and population variance over pairs of -log(distance)."""
     count = len(units)
-    num_pairs = count * (count - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
+    if count < 2 or bool(units.isnan().any()):
         return units.new_full((), torch.nan), units.new_full((), torch.nan)
     # Around the simplex's value, so that the squares of a collapsed network do not cancel.
     usual = -math.log(2 * count / (count - 1)) / 2
     first, second = units.new_zeros(()), units.new_zeros(())
-    for squared in squared_distances(units):
+    for squared in squared_distances(units, num_pairs, generator):
         deviations = -squared.log() / 2 - usual
         first = first + deviations.sum()
         second = second + deviations.square().sum()
-    shift = first / num_pairs
+    shift = first / pair_count(count, num_pairs)
     if bool(shift.isinf()):
         return shift, shift
-    return usual + shift, (second / num_pairs - shift.square()).clamp(min=0)
+    return usual + shift, (second / pair_count(count, num_pairs) - shift.square()).clamp(min=0)
 
 
 def _best_margin(num_classes: int, dim: int) -> float:
