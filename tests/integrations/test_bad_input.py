@@ -151,8 +151,8 @@ def test_a_module_without_forward_is_told_from_one_that_has_it() -> None:
         pass
 
     class With(LightningModule):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return inputs
+        def forward(self, *args: Any) -> Any:
+            return args[0]
 
     assert not _can_be_called(Without())
     assert not _can_be_called(nn.Module())
