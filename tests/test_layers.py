@@ -23,7 +23,7 @@ from neuralcollapse import (
     vci,
 )
 from neuralcollapse import layers as layers_module
-from neuralcollapse.layers import LayerMeasurement, depth_profile, separation_law
+from neuralcollapse.layers import LayerMeasurement, LayerTap, depth_profile, separation_law
 
 
 def network() -> nn.Sequential:
@@ -81,6 +81,46 @@ def test_one_forward_pass_is_enough() -> None:
     model[0].register_forward_hook(lambda *args: calls.append(1))
     measure(model, batches(), layers="all", progress=False)
     assert len(calls) == len(batches())
+
+
+class WritesOver(nn.Module):
+    """Its layers write over what the layers before them gave out, as those of ResNets do."""
+
+    def __init__(self, inplace: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 1)
+        self.relu, self.inplace, self.head = nn.ReLU(inplace), inplace, nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        shortcut = self.relu(self.first(inputs))
+        features = self.second(shortcut)
+        features = features.add_(shortcut) if self.inplace else features + shortcut
+        features = features.mean((2, 3))
+        return self.head(features.relu_() if self.inplace else features.relu())
+
+
+def test_a_layer_is_measured_before_the_next_writes_over_it() -> None:
+    inputs, labels = torch.randn(30, 1, 5, 5), torch.arange(30) % 3
+    loader = [(inputs[:16], labels[:16]), (inputs[16:], labels[16:])]
+    plain, over = (depth(WritesOver(inplace), loader, layers="all") for inplace in (False, True))
+    assert [layer.name for layer in over.layers] == ["first", "relu", "second"]
+    assert over == plain
+    assert over.layers[0].metrics != over.layers[1].metrics
+
+
+@pytest.mark.parametrize("shape", [(4, 50, 3), (4, 3, 50, 2)])
+def test_positions_are_averaged_when_a_layer_has_run(shape: tuple[int, ...]) -> None:
+    """Not when all have: what is kept of a batch is one row a sample and layer."""
+    layer = nn.Tanh() if len(shape) == 3 else nn.Conv2d(3, 3, 1)
+    model = nn.Sequential(nn.Identity(), layer, nn.Linear(3, 2))
+    with LayerTap(model, ["1"], "2", 2) as tap:
+        for first in (True, False):
+            model[:2](torch.randn(shape))
+            (kept,) = tap._captured["1"]
+            late = first and len(shape) == 3  # the labels may be those of tokens
+            assert kept.shape == (shape if late else (4, 3))
+            tap.update(torch.arange(4) % 2)
 
 
 def test_layers_are_chosen_by_name() -> None:

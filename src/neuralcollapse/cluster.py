@@ -59,8 +59,9 @@ def measure_shards_on_ray(
         weight: (K, d), the classifier, instead of the files'.
         bias: (K,), its bias, or None.
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
-        address: of a cluster: "auto" for the one on this machine, or "ray://host:port"; None uses
-            the one that `ray.init` has connected to, or starts one on this machine and ends it.
+        address: of a cluster: "auto" for the one on this machine, "host:port" for one that this
+            machine has joined, or "ray://host:port"; None uses the one that `ray.init` has
+            connected to, or starts one on this machine and ends it.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: as of `measure_shards`.

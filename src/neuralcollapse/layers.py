@@ -78,7 +78,7 @@ class DepthProfile:
             where `no_law` says why.
         tunnel: name of the first layer from which on all are as separable as the last, or nearly;
             None where it is not defined. Behind it, the network compresses what it has
-            separated (Masarczyk et al. 2023).
+            separated: after Masarczyk et al. 2023; this measure of separability is ours.
         tunnel_share: what "nearly" means: the share of the last layer's separability.
     """
 
@@ -234,7 +234,8 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             raise ValueError(f"head must name a module of the model, got {head!r}")
         self._head, self._head_module = head, modules[head]
         self._handles: list[Any] = []
-        self._captured: dict[str, list[Tensor]] = {}
+        self._captured: dict[str, list[Any]] = {}
+        self._one_label = False  # a sample, and not a token; seen at the first batch
         self._behind: set[str] = set()
         self._accumulators: dict[str, StatisticsAccumulator] = {}
         self._order: list[str] = []
@@ -244,7 +245,7 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
                 if self._head in self._captured and self._all:
                     self._behind.add(name)
-                self._captured.setdefault(name, []).append(output)
+                self._captured.setdefault(name, []).append(self._kept(output))
 
             return hook
 
@@ -266,6 +267,7 @@ class LayerTap(AbstractContextManager["LayerTap"]):
     def update(self, labels: Tensor, ignore_index: int | None = None) -> None:
         """Add what the layers gave in the forward pass just made."""
         captured, self._captured = self._captured, {}
+        self._one_label = labels.dim() == 1
         for name in captured:
             if name in self._modules and name not in self._order:
                 self._order.append(name)
@@ -324,6 +326,19 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             measured.append(LayerMeasurement(name, statistics.dim, layer_metrics(statistics)))
         return depth_profile(measured, self._pooling, tunnel_share)
 
+    def _kept(self, output: Any) -> Any:
+        """What is needed of an output: pooled at once where it can be, and else a copy.
+
+        Modules that work in place write over the output of the one before them, and the outputs
+        of all layers together are far larger than what is needed of them.
+        """
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        at_once = output.dim() > 3 or (output.dim() == 3 and self._one_label)
+        if self._pooling == "mean" and at_once:
+            return _mean_over_positions(output.detach())
+        return output.detach().clone()
+
     def _pooled(self, name: str, output: Any, labels: Tensor) -> Tensor | None:
         """(N, d), or (N, T, d) for labels of tokens; None where a leaf of "all" has no features."""
         sound = isinstance(output, Tensor) and output.is_floating_point() and output.dim() >= 2
@@ -335,10 +350,12 @@ class LayerTap(AbstractContextManager["LayerTap"]):
         per_token = output.dim() == 3 and labels.shape == output.shape[:2]
         if output.dim() == 2 or per_token:
             return output
-        if self._pooling == "flatten":
-            return output.flatten(1)
-        # Channels come second in pictures, last in sequences.
-        return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)
+        return output.flatten(1) if self._pooling == "flatten" else _mean_over_positions(output)
+
+
+def _mean_over_positions(output: Tensor) -> Tensor:
+    """(N, d) of (N, T, d) or (N, C, ...): channels come second in pictures, last in sequences."""
+    return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)
 
 
 def layer_metrics(statistics: ClassStatistics) -> dict[str, float]:
@@ -376,8 +393,9 @@ def separation_law(layers: Sequence[LayerMeasurement]) -> SeparationLaw | None:
 
         log(variability_l) = log(start) + l log(rho),  l = 0, 1, ...
 
-    Source: He, Su 2023, who take trace(Sigma_W pinv(Sigma_B)) of every layer; its division by K
-    moves the start only. R^2 compares with the mean of the logarithms.
+    Source: He, Su 2023, who take trace(Sigma_W pinv(Sigma_B)) of every layer, with Sigma_B over
+    samples, which is the same for classes of equal size; the division by K moves the start only.
+    R^2 compares with the mean of the logarithms.
     """
     for key in ("nc1", "nc1_trace_ratio"):
         values = [layer.metrics.get(key, math.nan) for layer in layers]

@@ -12,6 +12,11 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def own_rank() -> int:
+    """The number of this process; 0 without torch.distributed."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes; so is its gradient. Every process must call it."""
     if num_processes() == 1:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from neuralcollapse import measure
 
@@ -154,6 +154,28 @@ def test_a_module_without_forward_names_its_network(adapter: Any) -> None:
     assert len(module.logged) == 2
     with pytest.raises(ValueError, match=r"network must name a part .* 'net'; it holds model"):
         fit(adapter.CollapseCallback(network="net"), module, 1)
+
+
+@pytest.mark.parametrize("processes, batch_size", [(2, 16), (7, 4), (7, 9), (50, 1)])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_samples_that_a_sampler_repeats_count_once(
+    adapter: Any, processes: int, batch_size: int, drop_last: bool
+) -> None:
+    """60 samples for 7 or 50 processes: nine or two each, some of them given twice or left out."""
+    labels = LABELS[:59]
+    data = TensorDataset(INPUTS[:59], labels)
+    whole, given = torch.zeros(3).long(), 0
+    for rank in range(processes):
+        sampler = DistributedSampler(data, processes, rank, drop_last=drop_last)
+        callback = adapter.CollapseCallback(
+            loaders={"train": DataLoader(data, batch_size, sampler=sampler)}
+        )
+        fit(callback, Module(), epochs=1)
+        whole += torch.tensor(callback.latest["train"].counts)
+        given += len(sampler)
+    assert (given > len(data)) != drop_last
+    if not drop_last:
+        assert torch.equal(whole, torch.bincount(labels))
 
 
 def test_undefined_metrics_are_not_logged(adapter: Any) -> None:

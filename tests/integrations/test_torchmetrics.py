@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from cases import World, world_cases
+from cases.worlds import World, world_cases
 from neuralcollapse import METRICS, ClassStatistics, LinearHead, measure_features
 from neuralcollapse.integrations.torchmetrics import NeuralCollapse
 from neuralcollapse.metrics.evaluation import evaluate
@@ -243,6 +243,36 @@ def test_tokens_and_an_ignored_label() -> None:
     assert_values(one.compute(), expected(FEATURES[labels >= 0], labels[labels >= 0]))
 
 
+def test_one_key_gives_one_number() -> None:
+    one = metric(metrics="nc1")
+    one.update(FEATURES, LABELS)
+    assert one.compute().shape == ()
+    assert float(one.compute()) == pytest.approx(expected()["nc1"])
+    again = pickle.loads(pickle.dumps(one))
+    assert torch.equal(again.compute(), one.compute())
+    assert float(metric(metrics="nc1")(FEATURES, LABELS)) == pytest.approx(expected()["nc1"])
+
+
+def test_a_collection_draws_every_metric_that_is_one_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`MetricCollection.plot` gives each metric what it computed, by the metric's own name."""
+    drawn = []
+    monkeypatch.setattr(
+        NeuralCollapse, "plot", lambda self, value, ax: drawn.append(value) or (0, 0)
+    )
+    keys = ("nc1", "cdnv", "nc3_duality")
+    several = MetricCollection({key: metric(metrics=key) for key in keys})
+    several.update(FEATURES, LABELS)
+    values = several.compute()
+    assert len(several.compute_groups) == 1
+    assert {key: float(value) for key, value in values.items()} == pytest.approx(
+        {key: expected()[key] for key in keys}
+    )
+    several.plot()
+    assert sorted(drawn) == sorted(values.values())
+
+
 def test_in_a_collection_equal_states_are_shared() -> None:
     both = MetricCollection(
         {
@@ -282,7 +312,7 @@ def test_nothing_seen_is_not_a_number() -> None:
 
 BAD = {
     "no such key": ({"metrics": ["nc7"]}, ValueError, "metrics must be keys of METRICS, got 'nc7'"),
-    "text": ({"metrics": "nc1"}, TypeError, "metrics must be a sequence of keys"),
+    "no key alone": ({"metrics": "nc9"}, ValueError, "metrics must be keys of METRICS, got 'nc9'"),
     "features": ({"metrics": ["nc4_disagreement"]}, ValueError, "second look"),
     "scatter": ({"metrics": ["nc1"], "scatter": False}, ValueError, "scatter=False"),
     "weight": ({"weight": torch.zeros(4, 8)}, ValueError, "weight must have 5 rows"),

@@ -346,3 +346,27 @@ def test_under_the_trainer_of_transformers(tmp_path: Any) -> None:
     trainer.train()
     logged = {key for row in trainer.state.log_history for key in row}
     assert {"collapse/train/nc1", "collapse/eval/nc1"} <= logged
+
+
+@pytest.mark.parametrize(
+    "samples, processes, size", [(61, 4, 8), (33, 4, 8), (64, 4, 8), (5, 2, 4)]
+)
+def test_samples_that_fill_the_last_batches_count_once(
+    samples: int, processes: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches dealt to processes in turns and filled from the start, as accelerate does."""
+    from neuralcollapse.integrations import transformers
+
+    whole = size * processes
+    filled = torch.cat([torch.arange(samples), torch.arange(whole)])
+    rounds = filled[: -(-samples // whole) * whole].reshape(-1, processes, size)
+    monkeypatch.setattr(transformers, "num_processes", lambda: processes)
+    seen = []
+    for rank in range(processes):
+        monkeypatch.setattr(transformers, "own_rank", lambda rank=rank: rank)
+        for number, batches in enumerate(rounds):
+            last = number == len(rounds) - 1
+            loader = SimpleNamespace(end_of_dataloader=last, remainder=samples % whole)
+            seen.append(transformers._without_repeats(loader, batches[rank]))
+    labels = torch.cat(seen)
+    assert sorted(labels[labels >= 0].tolist()) == list(range(samples))

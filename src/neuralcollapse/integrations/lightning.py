@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DistributedSampler
 
+from neuralcollapse.batches import split_batch
 from neuralcollapse.integrations.adapter import (
     base_class,
     checked_epochs,
@@ -39,8 +41,9 @@ class CollapseCallback(_Callback):
 
     Training batches are those of the Trainer's loader, augmentation included. Of several
     processes, each measures its part and all log the result of the whole; samples that a
-    sampler repeats to fill the last batch count twice. Models whose parameters are sharded over
-    processes cannot be measured. The values arrive after those of validation, too late for a
+    `DistributedSampler` repeats, so that all have as many, count once where labels are (N,)
+    and `ignore_index` is not None. Models whose parameters are sharded over processes cannot be
+    measured. The values arrive after those of validation, too late for a
     checkpoint that validation triggers.
 
     Args:
@@ -110,7 +113,12 @@ class CollapseCallback(_Callback):
         for name, loader in self._loaders(trainer).items():
             measurement = measure(
                 self._network(pl_module),
-                _Batches(loader, _input_conversion(trainer), self.batches),
+                _Batches(
+                    loader,
+                    _input_conversion(trainer),
+                    self.batches,
+                    self.options["ignore_index"],
+                ),
                 layer=self.layer,
                 num_classes=self.num_classes,
                 split=name,
@@ -148,16 +156,48 @@ class CollapseCallback(_Callback):
 
 
 class _Batches:
-    """The first batches of a loader, as often as wanted, in the precision of the model."""
+    """The first batches of a loader, as often as wanted, in the precision of the model.
 
-    def __init__(self, loader: Iterable[Any], convert: Callable[[Any], Any], most: int | None):
+    Samples that a sampler repeats for this process get the label that is left out.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        convert: Callable[[Any], Any],
+        most: int | None,
+        ignore_index: int | None,
+    ):
         self._loader, self._convert, self._most = loader, convert, most
+        self._ignored = ignore_index
 
     def __iter__(self) -> Iterator[Any]:
+        ignored = self._ignored
+        left = None if ignored is None else _own_samples(self._loader)
         for number, batch in enumerate(self._loader):
             if number == self._most:
                 return
-            yield self._convert(batch)
+            given = self._convert(batch)
+            if left is not None and ignored is not None:
+                inputs, labels = split_batch(given)
+                if left < len(labels) and labels.dim() == 1:
+                    labels = labels.clone()
+                    labels[max(left, 0) :] = ignored
+                    given = (inputs, labels)
+                left -= len(labels)
+            yield given
+
+
+def _own_samples(loader: Any) -> int | None:
+    """How many of a process's samples are not repeated from the start; None where none can be.
+
+    A `DistributedSampler` deals its samples in turns, and those that it has repeated come last.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
+        return None
+    rest = len(sampler.dataset) - sampler.rank  # pyright: ignore[reportArgumentType]
+    return max(0, -(-rest // sampler.num_replicas))
 
 
 def _parts(module: nn.Module) -> str:

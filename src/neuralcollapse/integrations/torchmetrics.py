@@ -27,7 +27,9 @@ class NeuralCollapse(Metric):
     """Neural collapse of labelled features, as a `torchmetrics.Metric`.
 
     As input to `update` it takes features (..., d), what enters the classifier, and labels (...).
-    `compute` gives a dictionary of 0-d tensors by the keys of `METRICS`, nan where undefined.
+    `compute` gives a dictionary of 0-d tensors by the keys of `METRICS`, nan where undefined; or,
+    for `metrics="nc1"`, that tensor alone, as `MetricCollection.plot` and Lightning's `self.log`
+    want it.
 
     The state is one vector in which counts, means, spread and scatter lie side by side, reduced by
     an exact merge: results do not depend on how samples are spread over batches, metrics or
@@ -47,7 +49,7 @@ class NeuralCollapse(Metric):
             `compute`; None leaves out the metrics of the classifier. It is no part of the metric's
             parameters, may be assigned later, and is shared with clones.
         scatter: also keep the (d, d) scatter, which `nc1` needs.
-        metrics: keys of the metrics to compute; by default all that can be computed.
+        metrics: keys of the metrics to compute, or one key; by default all that can be computed.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         ignore_index: samples with this label are left out. Selecting them waits for a GPU.
@@ -76,7 +78,7 @@ class NeuralCollapse(Metric):
         *,
         weight: Tensor | nn.Module | None = None,
         scatter: bool = True,
-        metrics: Sequence[str] | None = None,
+        metrics: str | Sequence[str] | None = None,
         normalize: bool = False,
         global_mean: GlobalMean = "class",
         ignore_index: int | None = None,
@@ -93,7 +95,9 @@ class NeuralCollapse(Metric):
             if ignore_index is None
             else check_integer("ignore_index", ignore_index, -(1 << 63))
         )
-        self.metrics = None if metrics is None else self._checked_keys(metrics)
+        self._alone = isinstance(metrics, str)
+        keys = (metrics,) if isinstance(metrics, str) else metrics
+        self.metrics = None if keys is None else self._checked_keys(keys)
         self._classifier = _Shared(None)
         self.weight = weight
         self._recent: StatisticsAccumulator | None = None
@@ -182,8 +186,8 @@ class NeuralCollapse(Metric):
         recent.update(directions(features) if self.normalize else features, labels)
         self._recent = recent
 
-    def compute(self) -> dict[str, Tensor]:
-        """The metrics of everything seen, by all processes, as 0-d tensors by key."""
+    def compute(self) -> Any:
+        """The metrics of everything seen, by all processes, as 0-d tensors by key, or the one."""
         statistics, weight = self.statistics, self.weight
         if weight is not None and not isinstance(weight, Tensor):
             weight = check_matrix("weight", weight.weight, rows=self.num_classes, columns=self.dim)
@@ -196,7 +200,8 @@ class NeuralCollapse(Metric):
             raise ValueError(f"weight must be given for {', '.join(lacking)}; assign it first")
         others = {key: "not asked for" for key in _ROWS if key not in keys}
         values, _ = evaluate(statistics, weight, global_mean=self.global_mean, known=others)
-        return {key: statistics.means.new_tensor(values[key]) for key in keys}
+        found = {key: statistics.means.new_tensor(values[key]) for key in keys}
+        return found[keys[0]] if self._alone else found
 
     def merge_state(self, incoming_state: Any) -> None:
         """Add what another metric of the same classes and width has seen, or its state.
@@ -232,8 +237,6 @@ class NeuralCollapse(Metric):
         return _unpack(vector, self.num_classes, self.dim)
 
     def _checked_keys(self, keys: Any) -> tuple[str, ...]:
-        if isinstance(keys, str):
-            raise TypeError(f"metrics must be a sequence of keys, got the text {keys!r}")
         keys = tuple(keys)
         for key in keys:
             if key not in _ROWS:

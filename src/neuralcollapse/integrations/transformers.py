@@ -18,7 +18,7 @@ from neuralcollapse.integrations.adapter import (
 )
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.measuring import measure
-from neuralcollapse.processes import num_processes
+from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.statistics import GlobalMean
 from neuralcollapse.tap import FeatureTap
@@ -44,7 +44,8 @@ class CollapseCallback(_Callback):
     and without gradients, and hands `collapse/train/nc1`, `collapse/eval/nc1` and so on, and the
     accuracy, to the Trainer's `log`, which passes them to all its reporters. Metrics without a
     value are left out. Of several processes, each measures its part and all log the result of the
-    whole. Models whose parameters are sharded over processes cannot be measured.
+    whole; samples that accelerate repeats to fill the last batch count once. Models whose
+    parameters are sharded over processes cannot be measured.
 
     Args:
         trainer: whose `log` is called, and whose evaluation set is measured even before the first
@@ -301,7 +302,22 @@ class _Labelled:
                     "loader must yield dictionaries with labels, got a "
                     f"{type(batch).__name__}; use neuralcollapse.measure"
                 )
-            yield fields, self._view.labels_of(labels)
+            yield fields, _without_repeats(self._loader, self._view.labels_of(labels))
+
+
+def _without_repeats(loader: Any, labels: Tensor) -> Tensor:
+    """Labels of a batch, those of samples that are in another process's batch too left out.
+
+    The loaders of accelerate fill the last batches of all processes, of which the first `remainder`
+    samples, in the order of the processes, are the last of the data.
+    """
+    remainder = getattr(loader, "remainder", -1)
+    if num_processes() == 1 or remainder <= 0 or not getattr(loader, "end_of_dataloader", False):
+        return labels
+    own = min(max(0, remainder - own_rank() * len(labels)), len(labels))
+    labels = labels.clone()
+    labels[own:] = _IGNORED
+    return labels
 
 
 def _last_tokens(model: nn.Module, features: Tensor, fields: Mapping[str, Any]) -> Tensor:

@@ -8,6 +8,9 @@ from neuralcollapse.geometry import gram_distance, simplex_gram
 from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
+# Below this share of the terms that it is the difference of, a variance has lost four digits.
+_CANCELLED = 1e-4
+
 
 def equinorm(vectors: Tensor) -> Tensor:
     """Variation of the norms of vectors (K, d); 0 if all are equally long.
@@ -41,6 +44,12 @@ def equiangle(vectors: Tensor) -> Tensor:
         return units.new_full((), torch.nan)
     # The mean cosine follows from the sum of the unit vectors, so one sweep is enough.
     mean = (units.sum(0).square().sum() - units.square().sum()) / (2 * num_pairs)
+    if len(units) > units.shape[1]:
+        # The sum of all squared cosines is that of the squared entries of V^T V, which is d x d.
+        whole = (units.T @ units).square().sum() / (2 * num_pairs)
+        variance = whole - units.square().sum(1).square().sum() / (2 * num_pairs) - mean.square()
+        if bool(variance > _CANCELLED * whole):
+            return variance.sqrt()
     total = units.new_zeros(())
     for rows, columns, pairs in pair_blocks(len(units)):
         cosines = block_pairs(units[rows] @ units[columns].T, rows, columns, pairs)
