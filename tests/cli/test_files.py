@@ -293,5 +293,6 @@ def test_measures_of_separation_without_their_extra_are_one_sentence(
     )
 
 
-def test_a_report_of_a_file_says_that_it_is_one(command: Command) -> None:
-    command("report", "train").assert_refused("train.npz must be a folder, got a file")
+def test_resuming_a_file_says_that_it_is_one(files: dict[str, Path]) -> None:
+    outcome = run("train", "--resume", "--out", files["train"])
+    outcome.assert_refused("train.npz must be a folder, got a file")
