@@ -254,6 +254,12 @@ def _notes(
     if not math.isnan(condition):
         size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
         notes.append(f"between-class covariance: rank {rank}, {size}")
+    single = int((statistics.counts == 1).sum())
+    if single and not math.isnan(condition):
+        notes.append(
+            f"{counted(single, 'class', 'classes')} of one sample: no variability there, from the "
+            "start, tells nothing of collapse"
+        )
     if dtype in (torch.float16, torch.bfloat16):
         share = rounding_share(statistics, dtype)
         if share > _MOST_ROUNDING:

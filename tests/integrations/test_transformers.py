@@ -212,7 +212,9 @@ def test_bad_batches_give_one_sentence() -> None:
     beyond = {"input_ids": TOKENS, "attention_mask": MASK, "labels": torch.full_like(TOKENS, 40)}
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 12\) or be -100, got 40"):
         measure_transformer(model, [beyond], vocabulary=[1, 2])
-    with pytest.raises(ValueError, match="must receive features of shape"):
+    with pytest.raises(
+        ValueError, match=r"labels must have shape \(N, T\) with task=.tokens., got"
+    ):
         measure_transformer(model, sequence_batches(), task="tokens")
 
 

@@ -145,7 +145,10 @@ def measure(
         if engine == "ray":
             from neuralcollapse.cluster import measure_shards_on_ray
 
-            shards = measure_shards_on_ray(paths, address=address, **options)
+            try:
+                shards = measure_shards_on_ray(paths, address=address, **options)
+            except ImportError as error:  # the extra is missing
+                raise ValueError(str(error)) from None
         else:
             shards = measure_shards(paths, **options)
         result = {
