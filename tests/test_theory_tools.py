@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -100,9 +101,8 @@ def test_verdicts_of_dead_and_living_classes() -> None:
     ]
 
 
-def test_verdicts_of_merged_classes() -> None:
-    apart = predict([20] * 3 + [4] * 3, loss="ce", weight_decay=0.9 / 36, feature_decay=0.9 / 36)
-    merged = predict([20] * 3 + [4] * 3, loss="ce", weight_decay=1.2 / 36, feature_decay=1.2 / 36)
+def verdicts_across(apart: Prediction, merged: Prediction) -> Iterator[tuple[list[str], str]]:
+    """Each prediction's verdict on a network trained to each, and what rare classes must be."""
     for prediction, measured, rare in (
         (apart, apart, "alive"),
         (merged, merged, "merged by theory"),
@@ -110,8 +110,14 @@ def test_verdicts_of_merged_classes() -> None:
         (apart, merged, "alive by theory, merged in training"),
     ):
         statistics, weight, _ = trained(measured)
-        result = prediction.compare(statistics, weight)
-        assert result["verdict"] == ["alive"] * 3 + [rare] * 3
+        yield prediction.compare(statistics, weight)["verdict"], rare
+
+
+def test_verdicts_of_merged_classes() -> None:
+    apart = predict([20] * 3 + [4] * 3, loss="ce", weight_decay=0.9 / 36, feature_decay=0.9 / 36)
+    merged = predict([20] * 3 + [4] * 3, loss="ce", weight_decay=1.2 / 36, feature_decay=1.2 / 36)
+    for verdict, rare in verdicts_across(apart, merged):
+        assert verdict == ["alive"] * 3 + [rare] * 3
 
 
 def test_verdicts_of_classes_that_nearly_merge() -> None:
@@ -120,14 +126,7 @@ def test_verdicts_of_classes_that_nearly_merge() -> None:
     apart = predict(counts, weight_decay=0.02, feature_decay=0.02, **options)  # pyright: ignore
     merged = predict(counts, weight_decay=0.05, feature_decay=0.05, **options)  # pyright: ignore
     assert apart.status == merged.status == ("alive",) * 6
-    for prediction, measured, rare in (
-        (apart, apart, "alive"),
-        (merged, merged, "merged by theory"),
-        (merged, apart, "merged by theory, apart in training"),
-        (apart, merged, "alive by theory, merged in training"),
-    ):
-        statistics, weight, _ = trained(measured)
-        verdict = prediction.compare(statistics, weight)["verdict"]
+    for verdict, rare in verdicts_across(apart, merged):
         assert verdict[0] == "alive"
         assert verdict[4:] == [rare] * 2
     assert any("nearly merged: the means of classes 3, 4, 5" in text for text in merged.warnings)
