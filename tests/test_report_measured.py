@@ -450,7 +450,11 @@ def test_a_file_of_something_else(tmp_path: Path, content: str, told: str) -> No
         ({"counts": []}, "damaged measurement: its counts"),
         ({"counts": [0, 0]}, "damaged measurement: its counts"),
         ({"counts": [3, -1]}, "damaged measurement: its counts"),
+        ({"counts": [10**30]}, "damaged measurement: its counts"),
         ({"counts": ["many"]}, "holds no measurement"),
+        ({"counts": [math.inf]}, "holds no measurement"),
+        ({"dim": math.inf}, "holds no measurement"),
+        ({"intervals": {"nc1": {"value": 10**400}}}, "damaged measurement: OverflowError"),
         ({"dim": 0}, "dim must be at least 1, got 0"),
         ({"intervals": [1]}, "damaged measurement"),
         ({"intervals": {"nc1": {"value": 1}}}, "damaged measurement: KeyError"),
@@ -485,7 +489,11 @@ def test_a_missing_file_a_folder_and_the_same_file_twice(tmp_path: Path) -> None
 
 def test_a_file_of_a_run_points_to_the_run(tmp_path: Path) -> None:
     run: Run = write_record(tmp_path / "run")
-    refused(tmp_path, [run.path / "config.json"], "is part of a run and holds no measurement; use")
+    for name in ("config.json", "measurements.jsonl"):
+        refused(
+            tmp_path, [run.path / name], f"{name} is part of a run and holds no measurement; use"
+        )
+    refused(tmp_path, [run.path / "nosuch.json"], "nosuch.json does not exist")
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:

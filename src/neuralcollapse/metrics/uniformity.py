@@ -212,7 +212,8 @@ def hug_inter(
 
     Source: Liu et al. 2023, of the class means without proxies. The loss itself does not subtract
     the global mean: `centred=False`. Blind to norms. The range is small in many dimensions: K
-    random directions have about 1/2 + 1/(2(d-3)).
+    random directions have about 1/2 + 1/(2(d-3)) as they are, and centred hardly more than the
+    least.
 
     Args:
         statistics: of the features.

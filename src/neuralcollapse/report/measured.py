@@ -15,6 +15,9 @@ from neuralcollapse.report.history import SPLITS, check_differ, number, path_lab
 from neuralcollapse.report.target import Target, target_at_collapse
 from neuralcollapse.shards import ShardMeasurement
 
+# More are no counts; tensors hold as many.
+_MOST_SAMPLES = 1 << 63
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -133,8 +136,14 @@ def _of_run(label: str, run: Run) -> list[Measured]:
 def _of_file(label: str, path: Path) -> Measured:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and not the file of a measurement")
-    values = read_json(path)
-    if Run.at(path.parent) and not (isinstance(values, dict) and "metrics" in values):
+    values: Any = None
+    in_run = Run.at(path.parent)
+    try:
+        values = read_json(path)
+    except ValueError:
+        if not in_run or not path.exists():  # no line of a record, such as measurements.jsonl
+            raise
+    if in_run and not (isinstance(values, dict) and "metrics" in values):
         raise ValueError(f"{path} is part of a run and holds no measurement; use {path.parent}")
     measurement = _checked(path, values)
     try:
@@ -153,7 +162,7 @@ def _of_file(label: str, path: Path) -> Measured:
             },
             {str(k): number(v) for k, v in (values.get("wrong_labels") or {}).items()},
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is a damaged measurement: {error!r}") from None
 
 
@@ -163,10 +172,10 @@ def _checked(path: Path, values: Any) -> Measurement:
         raise ValueError(f"{path} holds no measurement; {makes}")
     try:
         measurement = Measurement.from_dict(values)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} holds no measurement: {error}; {makes}") from None
     counts, dim = measurement.counts, measurement.dim
-    if min(counts, default=-1) < 0 or not sum(counts):
+    if min(counts, default=-1) < 0 or not 0 < sum(counts) < _MOST_SAMPLES:
         raise ValueError(f"{path} is a damaged measurement: its counts must be those of samples")
     if dim is not None and dim < 1:
         raise ValueError(f"{path} is a damaged measurement: dim must be at least 1, got {dim}")
