@@ -22,6 +22,7 @@ from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
 from neuralcollapse.metrics.noise import nc1_trace_unbiased
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.spread_within import hug_intra
 from neuralcollapse.metrics.subspaces import effective_rank, nc3_subspace
 from neuralcollapse.metrics.uniformity import (
     gnc2_energy_gap,
@@ -30,7 +31,6 @@ from neuralcollapse.metrics.uniformity import (
     gnc2_log_variance,
     gnc2_margin,
     hug_inter,
-    hug_intra,
     least_mean_energy,
 )
 from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio, vci
