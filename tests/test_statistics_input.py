@@ -248,6 +248,24 @@ def test_bad_sizes_are_named(arguments: Any, error: type[Exception], message: st
         StatisticsAccumulator(*arguments)
 
 
+@pytest.mark.parametrize("device", ["meta", "nowhere", 3.5])
+def test_bad_devices_are_named(device: Any) -> None:
+    with pytest.raises(ValueError, match="device must"):
+        StatisticsAccumulator(2, 3, device=device)
+
+
+def test_tensors_without_data_are_named() -> None:
+    accumulator = StatisticsAccumulator(2, 3)
+    features, labels = torch.ones(2, 3), torch.arange(2)
+    with pytest.raises(ValueError, match="features must hold data"):
+        accumulator.update(features.to("meta"), labels)
+    with pytest.raises(ValueError, match="labels must hold data"):
+        accumulator.update(features, labels.to("meta"))
+    accumulator.update(features, labels)
+    with pytest.raises(ValueError, match="other must hold data"):
+        accumulator.result().merge(accumulator.result().to("meta"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
 def test_sums_in_half_precision_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"dtype must be torch.float32 or torch.float64, got"):

@@ -149,7 +149,7 @@ class DepthProfile:
                 None if values["tunnel"] is None else str(values["tunnel"]),
                 float(values["tunnel_share"]),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"these values are not a depth profile: {error!r}") from None
 
     def __str__(self) -> str:

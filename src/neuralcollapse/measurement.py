@@ -138,7 +138,7 @@ class Measurement:
                 if values.get("depth") is None
                 else DepthProfile.from_dict(values["depth"]),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
 
     def save(self, path: str | Path) -> None:

@@ -12,7 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
+from neuralcollapse.checks import (
+    check_data,
+    check_finite,
+    check_label_range,
+    check_labels,
+    check_matrix,
+)
 from neuralcollapse.files import read_tensors, write_tensors
 from neuralcollapse.gram import add_gram, mirrored
 from neuralcollapse.precision import FullPrecision
@@ -154,6 +160,7 @@ class ClassStatistics:
                 "statistics to merge must both hold the scatter or both lack it; "
                 "accumulate both with the same scatter=..."
             )
+        check_data("other", other.means)
         dtype = torch.promote_types(self.means.dtype, other.means.dtype)
         self, other = self.to(dtype=dtype), other.to(self.means.device, dtype)
         counts = self.counts + other.counts
@@ -353,7 +360,13 @@ class StatisticsAccumulator:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         self.dtype = dtype
-        self.device = torch.empty(0, device=device).device
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (AssertionError, RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device must be one that is here, got {device!r}: {reason}") from None
+        if self.device.type == "meta":
+            raise ValueError("device must hold data, got the meta device; sums need memory")
 
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -386,6 +399,8 @@ class StatisticsAccumulator:
         """
         check_matrix("features", features, columns=self.dim, why="dim of the accumulator")
         labels = check_labels(labels, len(features))
+        check_data("features", features)
+        check_data("labels", labels)
         features, labels = features.detach().to(self.device), labels.to(self.device)
         if self.device.type == "cpu":
             check_finite("features", features)
@@ -434,7 +449,7 @@ class StatisticsAccumulator:
         if not bool(torch.isfinite(spread).all()):
             raise ValueError(
                 "features must be small enough for their squares, got a sum that overflows; "
-                "scale them down or pass them in float64"
+                "scale them down"
             )
         scatter = self._scatter
         if scatter is not None:
