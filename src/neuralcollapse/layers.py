@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -70,8 +69,12 @@ class LayerTap(AbstractContextManager["LayerTap"]):
         device: torch.device | str | None = None,
     ):
         check_choice("pooling", pooling, ("mean", "flatten"))
+        check_layers(layers)
+        check_integer("num_classes", num_classes, 1)
         self._pooling, self._num_classes, self._device = pooling, num_classes, device
         modules = dict(model.named_modules())
+        if head not in modules:
+            raise ValueError(f"head must name a module of the model, got {head!r}")
         self._all, self._named = layers == "all", not isinstance(layers, str)
         if layers == "all":
             chosen = [
@@ -80,7 +83,6 @@ class LayerTap(AbstractContextManager["LayerTap"]):
                 if name and not any(module.children()) and not isinstance(module, PASSING)
             ]
         elif isinstance(layers, str):
-            check_choice("layers", layers, CHOICES)
             chosen = block_names(model, head)
         else:
             chosen = list(dict.fromkeys(layers))
@@ -125,12 +127,7 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             self._handles.append(module.register_forward_hook(capture(name)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles, self._captured = [], {}
@@ -169,9 +166,17 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             home = self._settled[name].means.device
             self._spreads[name].update(features.to(home), labels.to(home))
             return
+        dim = features.shape[1]
         if name not in self._accumulators:
-            self._accumulators[name] = self._accumulator(features.shape[1])
-        self._accumulators[name].update(features, labels)
+            self._accumulators[name] = self._accumulator(dim)
+        accumulator = self._accumulators[name]
+        if accumulator.dim != dim:
+            pool = "use pooling='mean', or " if self._pooling == "flatten" else ""
+            raise ValueError(
+                f"layers must give features of one width, {name!r} gave {accumulator.dim} and then "
+                f"{dim}; {pool}leave it out"
+            )
+        accumulator.update(features, labels)
 
     def _accumulator(self, dim: int) -> StatisticsAccumulator:
         return StatisticsAccumulator(

@@ -12,7 +12,7 @@ from torch import Tensor
 from neuralcollapse.depth import DepthProfile
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
-from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.evaluation import evaluate, pairs_drawn
 from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
@@ -138,7 +138,7 @@ class Measurement:
                 if values.get("depth") is None
                 else DepthProfile.from_dict(values["depth"]),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
 
     def save(self, path: str | Path) -> None:
@@ -202,6 +202,7 @@ def conclude(
     split: str | None,
     layer: str | None,
     dtype: torch.dtype | None = None,
+    means_given: bool = False,
 ) -> Measurement:
     """The measurement of statistics and a second look, with its conventions."""
     values, undefined = evaluate(
@@ -224,8 +225,12 @@ def conclude(
         "nc1": "divided by the number of classes seen"
         + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
-        "nc4": "Euclidean distance to class means of the same data",
+        "nc4": "Euclidean distance to class means "
+        + ("that were given" if means_given else "of the same data"),
     }
+    drawn = pairs_drawn(int(statistics.seen.sum()))
+    if drawn is not None:
+        conventions["pairs of classes"] = f"{drawn} drawn, the same every time"
     return Measurement(
         metrics=values,
         undefined=undefined,
@@ -249,6 +254,12 @@ def _notes(
     if not math.isnan(condition):
         size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
         notes.append(f"between-class covariance: rank {rank}, {size}")
+    single = int((statistics.counts == 1).sum())
+    if single and not math.isnan(condition):
+        notes.append(
+            f"{counted(single, 'class', 'classes')} of one sample: no variability there, from the "
+            "start, tells nothing of collapse"
+        )
     if dtype in (torch.float16, torch.bfloat16):
         share = rounding_share(statistics, dtype)
         if share > _MOST_ROUNDING:

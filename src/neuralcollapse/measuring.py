@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.batches import labelled_samples, run_model, split_batch
+from neuralcollapse.batches import check_loader, labelled_samples, run_model, split_batch
 from neuralcollapse.checks import (
     as_tensor,
+    check_data,
     check_finite,
     check_labels,
     check_matrix,
@@ -22,7 +23,7 @@ from neuralcollapse.layers import LayerTap, Pooling, check_layers
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.scalars import check_choice, check_integer
-from neuralcollapse.second_look import second_look
+from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
@@ -47,6 +48,7 @@ def measure(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    means: Measurement | ClassStatistics | None = None,
     outsiders: Iterable[Any] | None = None,
     layers: Sequence[str] | Literal["blocks", "all"] | None = None,
     pooling: Pooling = "mean",
@@ -77,8 +79,12 @@ def measure(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances within and between classes: "balanced" counts every class
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
-        outsiders: batches, as of the loader, of samples that belong to none of the classes, for
-            `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
+        means: whose class means decide in `nc4_disagreement`: an earlier measurement of this model,
+            or one of the training set. Decisions are then counted in the one pass, and features
+            beyond 1 GiB are not computed again: what else looks at them is left out.
+        outsiders: batches, as of the loader or of inputs alone, of samples that belong to none of
+            the classes, for `nc5_orthogonality`; their labels are not looked at. Every process
+            takes all of them.
         layers: also measure these layers, by dotted name, or the "blocks" of the network, or "all"
             layers, in the same pass; the result is in `depth`. Statistics are summed up by layer
             and features are not kept.
@@ -107,8 +113,12 @@ def measure(
         >>> measurement["nc1"] > 0
         True
     """
+    check_loader("loader", loader)
     check_choice("global_mean", global_mean, ("class", "sample"))
+    check_choice("pooling", pooling, ("mean", "flatten"))
     _check_weighting(weighting)
+    if outsiders is not None:
+        check_loader("outsiders", outsiders)
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, -(1 << 63))
     if layers is not None:
@@ -130,9 +140,14 @@ def measure(
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
+        decided = None
+        if means is not None:
+            rows, dim = tap.weight.shape
+            given = _given_means(means, rows, dim, normalize).to(_home(tap))
+            decided = Decided(given, tap.weight, tap.bias, normalize=normalize)
         with layer_tap or nullcontext():
             statistics, kept, same_again, dtype = _accumulate(
-                batches, tap, loader, normalize, scatter
+                batches, tap, loader, normalize, scatter, decided
             )
         if distributed:
             statistics = statistics.merge_processes()
@@ -141,14 +156,15 @@ def measure(
             raise ValueError("loader must yield at least one sample, got none")
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
-        looks = kept or same_again
+        looks = kept or (same_again if decided is None else None)
+        unseen = "the loader runs only once" if decided is None else "means were given for one pass"
         outside = None
         if outsiders is not None:
             outside = _mean_outside(model, outsiders, tap, device, normalize, progress)
         wide = layer_tap is not None and layer_tap.settle(distributed=distributed)
         # A second pass is for what did not fit: features, or the scatter of wide layers, or both.
         with layer_tap if layer_tap is not None and wide else nullcontext():
-            if wide and kept:
+            if wide and looks is not same_again:
                 for _ in same_again or ():
                     pass
             look = second_look(
@@ -161,6 +177,8 @@ def measure(
                 weighting=weighting,
                 outsiders=outside,
                 distributed=distributed,
+                decided=decided,
+                unseen=f"features did not fit into memory and {unseen}",
             )
         measured = conclude(
             statistics,
@@ -173,6 +191,7 @@ def measure(
             split=split,
             layer=tap.name,
             dtype=dtype,
+            means_given=decided is not None,
         )
         if layer_tap is None:
             return measured
@@ -189,6 +208,7 @@ def measure_features(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    means: Measurement | ClassStatistics | None = None,
     outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
@@ -206,6 +226,8 @@ def measure_features(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances within and between classes: "balanced" counts every class
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        means: whose class means decide in `nc4_disagreement`, such as those of the training set;
+            by default those of these features.
         outsiders: (M, d), features of samples that belong to none of the classes, for
             `nc5_orthogonality`.
         split: what the data is, for the record, e.g. "train".
@@ -228,6 +250,7 @@ def measure_features(
     labels = check_labels(as_tensor("labels", labels), len(features))
     if not len(features):
         raise ValueError("features must hold at least one sample, got none")
+    check_data("features", features)
     if weight is not None:
         weight = check_matrix(
             "weight",
@@ -259,6 +282,9 @@ def measure_features(
     kept_scatter = wants_scatter(scatter, features.shape[1])
     statistics = ClassStatistics.from_features(shown, labels, num_classes, scatter=kept_scatter)
     kept = [(features, labels)]
+    given = None
+    if means is not None:
+        given = _given_means(means, num_classes, features.shape[1], normalize).to(features.device)
     look = second_look(
         statistics,
         weight,
@@ -268,6 +294,7 @@ def measure_features(
         global_mean=global_mean,
         weighting=weighting,
         outsiders=outsiders,
+        means=given,
     )
     return conclude(
         statistics,
@@ -280,12 +307,44 @@ def measure_features(
         split=split,
         layer=None,
         dtype=features.dtype,
+        means_given=given is not None,
     )
 
 
 def wants_scatter(scatter: bool | None, dim: int) -> bool:
     """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
     return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
+def _given_means(
+    means: Measurement | ClassStatistics, num_classes: int, dim: int, normalize: bool
+) -> ClassStatistics:
+    """The statistics whose class means decide; an error where they cannot."""
+    statistics = means
+    if isinstance(means, Measurement):
+        statistics = means.statistics
+        if statistics is None:
+            raise ValueError(
+                "means must hold statistics, which a measurement read back lacks; pass the "
+                "measurement as measured, or ClassStatistics"
+            )
+        if (means.conventions.get("features", "raw") != "raw") != normalize:
+            raise ValueError(
+                f"means must be of features measured alike, got those of "
+                f"{means.conventions['features']} features for normalize={normalize}"
+            )
+    if not isinstance(statistics, ClassStatistics):
+        raise TypeError(
+            f"means must be a Measurement or ClassStatistics, got {type(means).__name__}"
+        )
+    if tuple(statistics.means.shape) != (num_classes, dim):
+        raise ValueError(
+            f"means must be of {num_classes} classes in {dim} dimensions, got "
+            f"{tuple(statistics.means.shape)}"
+        )
+    if not bool(statistics.seen.any()):
+        raise ValueError("means must be of at least one sample, got none")
+    return statistics
 
 
 def _check_weighting(weighting: Weighting | None) -> None:
@@ -304,6 +363,7 @@ def _accumulate(
     loader: Iterable[Any],
     normalize: bool,
     scatter: bool | None,
+    decided: Decided | None = None,
 ) -> tuple[
     ClassStatistics,
     list[tuple[Tensor, Tensor]],
@@ -319,6 +379,8 @@ def _accumulate(
     kept_bytes, dtype = 0, None
     for features, labels in batches(_FIRST):
         accumulator.update(directions(features) if normalize else features, labels)
+        if decided is not None:
+            decided.update(features, labels)
         kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
             kept.append((features, labels))
@@ -339,9 +401,10 @@ def _mean_outside(
     """(1, d), the mean of the features of samples outside of the classes."""
     total, number = torch.zeros(1, tap.weight.shape[1], dtype=torch.float64), 0
     for batch in _with_progress(outsiders, "measuring outsiders", progress):
-        inputs, labels = split_batch(batch)
+        # Inputs alone will do: their labels are not looked at.
+        inputs, labels = (batch, None) if isinstance(batch, Tensor) else split_batch(batch)
         run_model(model, inputs, device)
-        features = tap.take(tokens=labels.dim() > 1).flatten(0, -2)
+        features = tap.take(tokens=labels is not None and labels.dim() > 1).flatten(0, -2)
         check_finite("outsiders", features)
         shown = directions(features) if normalize else features
         total += shown.sum(0, dtype=torch.float64).cpu()

@@ -1,8 +1,7 @@
 """Read what enters a model's classifier, and leave the model as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
 from typing import Any, TypeGuard
 
 import torch
@@ -12,6 +11,9 @@ from torch.nn.parameter import UninitializedParameter
 from neuralcollapse.heads import AbstractHead
 from neuralcollapse.positions import first_tensor
 from neuralcollapse.scalars import check_integer, counted
+
+# Layers named in an error.
+_MOST_LISTED = 12
 
 Classifier = nn.Linear | AbstractHead | nn.Conv2d
 
@@ -55,6 +57,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         if num_classes is not None:
             check_integer("num_classes", num_classes, 1)
         self.name, self._head = find_head(model, layer, num_classes)
+        self._candidates = _listed(_heads(model))
         self._detach = detach
         self._model, self._given = model, None
         self._captured: list[Tensor] = []
@@ -86,15 +89,18 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         if len(captured) != 1:
             raise ValueError(
                 f"layer {self.name!r} must run exactly once per forward pass, ran {len(captured)} "
-                "times; name another layer"
+                f"times; name another layer ({self._candidates})"
             )
         features, given, self._given = captured[0], self._given, None
         if isinstance(self._head, nn.Conv2d) and features.dim() == 4:
             return self._pooled(features, given)
         if features.dim() != 2 and not (tokens and features.dim() > 2):
+            remedy = "pool or flatten them before the classifier"
+            if features.dim() == 1:
+                remedy = "give batches, as a torch.utils.data.DataLoader makes them, not samples"
             raise ValueError(
                 f"layer {self.name!r} must receive features of shape (N, d), got "
-                f"{tuple(features.shape)}; pool or flatten them before the classifier"
+                f"{tuple(features.shape)}; {remedy}"
             )
         return features
 
@@ -131,12 +137,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
             self._handles.append(self._model.register_forward_hook(keep))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._captured, self._given = [], None
@@ -152,7 +153,15 @@ def evaluating(
     """
     modes = {module: module.training for module in model.modules()}
     placed = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0)).device
-    device = placed if device is None else torch.device(device)
+    try:
+        device = placed if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one of torch's, got {device!r}: {error}") from None
+    if "meta" in (placed.type, device.type):
+        raise ValueError(
+            "model must have its parameters in memory, got the meta device; give a device to "
+            "model.to_empty and load its state"
+        )
     try:
         if device != placed:
             _move(model, device)
@@ -175,24 +184,19 @@ def _move(model: nn.Module, device: torch.device) -> None:
         raise ValueError(f"device must be one that is here, got {device}: {reason}") from None
 
 
+def check_model(model: Any) -> nn.Module:
+    """Return the model if it is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
 def find_head(
     model: nn.Module, layer: str | None = None, num_classes: int | None = None
 ) -> tuple[str, Classifier]:
     """The name and the module of a model's classifier; see `FeatureTap`."""
-    modules = dict(model.named_modules())
-    heads: dict[str, Classifier] = {
-        name: module
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear | AbstractHead)
-        and not isinstance(module, nn.LazyLinear)  # has no shape before its first input
-    }
-    last = next((n for n in reversed([*modules]) if _has_weights(modules[n])), None)
-    for name in (last, layer):  # convolutions of this size stand everywhere: the last, or by name
-        module = None if name is None else modules.get(name)
-        if name is not None and _is_pointwise(module):
-            heads[name] = module
-    listed = ", ".join(f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items())
-    candidates = f"its linear layers are {listed}" if heads else "it has none at all"
+    heads = _heads(check_model(model), layer)
+    candidates = _listed(heads)
     if layer is not None:
         if layer not in heads:
             raise ValueError(
@@ -206,7 +210,12 @@ def find_head(
     if not wide:
         what = f"with {counted(num_classes, 'output')}" if num_classes is not None else ""
         named = f" named {layer!r}" if layer is not None else ""
-        remedy = "; name one with layer=..., or correct num_classes" if heads else ""
+        remedy = "; name one with layer=..., or correct num_classes"
+        if not heads:
+            remedy = (
+                "; end it in a torch.nn.Linear or a head of this library, or work on its features "
+                "without it, as measure_features does"
+            )
         raise ValueError(
             f"model has no linear layer{named} {what}".rstrip() + f": {candidates}{remedy}"
         )
@@ -217,6 +226,32 @@ def find_head(
 def weight_rows(head: Classifier) -> Tensor:
     """(K, d), the weight of a classifier."""
     return head.weight.flatten(1) if isinstance(head, nn.Conv2d) else head.weight
+
+
+def _heads(model: nn.Module, named: str | None = None) -> dict[str, Classifier]:
+    """The layers of a model that may be its classifier, by name."""
+    modules = dict(model.named_modules())
+    heads: dict[str, Classifier] = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear | AbstractHead)
+        and not isinstance(module, nn.LazyLinear)  # has no shape before its first input
+    }
+    last = next((n for n in reversed([*modules]) if _has_weights(modules[n])), None)
+    for name in (last, named):  # convolutions of this size stand everywhere: the last, or by name
+        module = None if name is None else modules.get(name)
+        if name is not None and _is_pointwise(module):
+            heads[name] = module
+    return heads
+
+
+def _listed(heads: Mapping[str, Classifier]) -> str:
+    """The layers with their widths, the last of many."""
+    shown = [f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items()]
+    if not shown:
+        return "it has none at all"
+    more = f"the last {_MOST_LISTED} of " if len(shown) > _MOST_LISTED else ""
+    return f"{more}its linear layers are {', '.join(shown[-_MOST_LISTED:])}"
 
 
 def _is_pointwise(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:

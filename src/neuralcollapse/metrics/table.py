@@ -22,6 +22,7 @@ from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
 from neuralcollapse.metrics.noise import nc1_trace_unbiased
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.spread_within import hug_intra
 from neuralcollapse.metrics.subspaces import effective_rank, nc3_subspace
 from neuralcollapse.metrics.uniformity import (
     gnc2_energy_gap,
@@ -30,7 +31,6 @@ from neuralcollapse.metrics.uniformity import (
     gnc2_log_variance,
     gnc2_margin,
     hug_inter,
-    hug_intra,
     least_mean_energy,
 )
 from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio, vci
@@ -52,6 +52,7 @@ class Metric:
             ETF fits, "general" for more, or "any".
         takes_global_mean: whether it has the argument `global_mean`.
         takes_weighting: whether it has the argument `weighting`.
+        takes_pairs: whether it runs over all pairs of classes, and has the argument `num_pairs`.
         reference: who introduced it.
         summary: what it says, in a few words.
         floor: a function of K and d: the least value that K vectors in d dimensions can have where
@@ -66,6 +67,7 @@ class Metric:
     regime: Regime
     takes_global_mean: bool
     takes_weighting: bool
+    takes_pairs: bool
     reference: str
     summary: str
     most_classes: int | None = None
@@ -137,6 +139,7 @@ _MOST_DIRECTIONAL_CLASSES = 1000
 _PAPYAN = "Papyan, Han, Donoho 2020"
 _LIU = "Liu et al. 2023"
 _JIANG = "Jiang et al. 2024"
+_WU = "Wu, Papyan 2024"
 _STATISTICS: tuple[Need, ...] = ("statistics",)
 _WEIGHT: tuple[Need, ...] = ("weight",)
 _BOTH: tuple[Need, ...] = ("statistics", "weight")
@@ -150,6 +153,7 @@ def _row(
     *,
     global_mean: bool = False,
     weighting: bool = False,
+    pairs: bool = False,
     at_collapse: float | Callable[[int, int], float] = 0.0,
     better: Literal["lower", "higher"] = "lower",
     regime: Regime = "any",
@@ -164,6 +168,7 @@ def _row(
         regime=regime,
         takes_global_mean=global_mean,
         takes_weighting=weighting,
+        takes_pairs=pairs,
         reference=reference,
         summary=summary,
         most_classes=most_classes,
@@ -183,7 +188,7 @@ METRICS: tuple[Metric, ...] = (
     _row(
         nc1_trace_ratio,
         _STATISTICS,
-        "Tirer, Huang, Niles-Weed 2023",
+        "after Tirer, Huang, Niles-Weed 2023",
         "within-class over between-class variance",
         global_mean=True,
         weighting=True,
@@ -195,7 +200,13 @@ METRICS: tuple[Metric, ...] = (
         "the same, corrected for few samples",
         global_mean=True,
     ),
-    _row(cdnv, _STATISTICS, "Galanti, Gyorgy, Hutter 2022", "variance over distance, by pairs"),
+    _row(
+        cdnv,
+        _STATISTICS,
+        "Galanti, Gyorgy, Hutter 2022",
+        "variance over distance, by pairs",
+        pairs=True,
+    ),
     _row(
         cdnv_directional,
         ("statistics", "features", "labels"),
@@ -214,7 +225,7 @@ METRICS: tuple[Metric, ...] = (
     _row(
         effective_rank,
         _STATISTICS,
-        "Roy, Vetterli 2007",
+        "after Roy, Vetterli 2007",
         "class means: directions that they fill",
         global_mean=True,
         at_collapse=_most_directions,
@@ -238,6 +249,7 @@ METRICS: tuple[Metric, ...] = (
         "class means: cosines from -1/(K-1)",
         global_mean=True,
         regime="simplex",
+        pairs=True,
     ),
     _row(
         nc2_etf_distance,
@@ -256,7 +268,14 @@ METRICS: tuple[Metric, ...] = (
         "classifier: variation of the cosines",
         regime="simplex",
     ),
-    _row(nc2w_max_angle, _WEIGHT, _PAPYAN, "classifier: cosines from -1/(K-1)", regime="simplex"),
+    _row(
+        nc2w_max_angle,
+        _WEIGHT,
+        _PAPYAN,
+        "classifier: cosines from -1/(K-1)",
+        regime="simplex",
+        pairs=True,
+    ),
     _row(
         nc2w_etf_distance,
         _WEIGHT,
@@ -272,6 +291,7 @@ METRICS: tuple[Metric, ...] = (
         "class means: log energy above the least",
         global_mean=True,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_log_mean,
@@ -281,24 +301,27 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         at_collapse=_log_energy,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_log_variance,
         _STATISTICS,
-        _LIU,
+        f"after {_WU}",
         "class means: variance of the log energies",
         global_mean=True,
         at_collapse=_zero_for_a_simplex,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_gaussian,
         _STATISTICS,
-        "Wang, Isola 2020",
+        "after Wang, Isola 2020",
         "class means: log Gaussian potential of pairs",
         global_mean=True,
         at_collapse=_gaussian_potential,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_margin,
@@ -324,14 +347,14 @@ METRICS: tuple[Metric, ...] = (
     _row(
         gnc3_alignment_spread,
         _BOTH,
-        _LIU,
+        _WU,
         "variation of those cosines",
         global_mean=True,
     ),
     _row(
         nc3_subspace,
         _BOTH,
-        "Rangamani et al. 2023",
+        "after Rangamani et al. 2023",
         "cosine of their subspaces' principal angles",
         global_mean=True,
         at_collapse=1.0,
@@ -356,6 +379,7 @@ METRICS: tuple[Metric, ...] = (
         "uniformity between classes, 1/distance^2",
         global_mean=True,
         at_collapse=_riesz_energy,
+        pairs=True,
     ),
     _row(
         hug_intra,
