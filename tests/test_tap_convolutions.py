@@ -87,6 +87,8 @@ def test_the_check_allows_for_rounding(dtype: torch.dtype) -> None:
     with FeatureTap(model) as tap:
         model(data()[0].to(dtype))
         assert tap.take().shape == (20, 6)
+        model(data()[0][:0].to(dtype))
+        assert tap.take().shape == (0, 6)
 
 
 def test_a_convolution_is_found_in_last_place_and_else_by_name() -> None:

@@ -106,9 +106,9 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
 
     def _pooled(self, features: Tensor, given: Any) -> Tensor:
         """(N, d) of what entered a convolution, (N, d, H, W)."""
-        if features.shape[2:].numel() == 1:
-            return features.flatten(1)
         pooled = features.flatten(2).mean(2)
+        if features.shape[2:].numel() == 1 or not len(features):
+            return pooled
         with torch.no_grad():
             logits = nn.functional.linear(pooled.to(self.weight.dtype), self.weight, self.bias)
             given = first_tensor(getattr(given, "logits", given))
