@@ -3,11 +3,19 @@
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
+from neuralcollapse.layers import Pooling, check_layers
 from neuralcollapse.measurement import Measurement
-from neuralcollapse.scalars import check_integer
+from neuralcollapse.metrics.noise import ROUNDING_MAKES_IT
+from neuralcollapse.metrics.subspaces import features_effective_rank
+from neuralcollapse.metrics.table import METRICS
+from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.processes import own_rank
+from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.statistics import GlobalMean
 
 Epochs = int | tuple[int, ...] | Callable[[int], bool]
 
@@ -66,13 +74,85 @@ def is_chosen(epochs: Epochs, epoch: int, number: int) -> bool:
     return epochs(epoch) if callable(epochs) else epoch in epochs
 
 
+def checked_keys(metrics: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The keys to log, or None for all; raises for one that nothing is called.
+
+    Example:
+        >>> checked_keys(["nc1", "accuracy"])
+        ('nc1', 'accuracy')
+    """
+    if metrics is None:
+        return None
+    keys = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    of_layers_only = features_effective_rank.__name__
+    known = (*(metric.key for metric in METRICS), "accuracy", of_layers_only)
+    for key in keys:
+        if key not in known:
+            raise ValueError(
+                f"metrics must be keys of METRICS or 'accuracy', got {key!r}; one of {list(known)}"
+            )
+    return keys
+
+
+def measuring_options(
+    *,
+    normalize: bool,
+    global_mean: GlobalMean,
+    weighting: Weighting | None,
+    scatter: bool | None,
+    layers: Sequence[str] | Literal["all"] | None,
+    pooling: Pooling,
+) -> dict[str, Any]:
+    """What a callback hands on to `measure`, checked before training and not after an epoch."""
+    check_choice("global_mean", global_mean, ("class", "sample"))
+    check_choice("pooling", pooling, ("mean", "flatten"))
+    if weighting is not None:
+        check_choice("weighting", weighting, ("balanced", "samples"))
+    if layers is not None:
+        check_layers(layers)
+    return {
+        "normalize": normalize,
+        "global_mean": global_mean,
+        "weighting": weighting,
+        "scatter": scatter,
+        "layers": layers,
+        "pooling": pooling,
+    }
+
+
 def logged(measurement: Measurement, path: str, keys: Sequence[str] | None) -> dict[str, float]:
-    """Metrics and accuracy under `path`, all or those of the keys, if they have a value."""
+    """Metrics and accuracy under `path`, and what the layers have; those of the keys, or all.
+
+    A layer's metrics are under `path/layers/name/key`, and the law that they follow under
+    `path/layers/rho` and `path/layers/r_squared`. Undefined ones are left out.
+    """
     values = dict(measurement.metrics)
     if measurement.accuracy is not None:
         values["accuracy"] = measurement.accuracy
+    found = _defined(values, path, keys)
+    if measurement.depth is None:
+        return found
+    for layer in measurement.depth.layers:
+        found |= _defined(layer.metrics, f"{path}/layers/{layer.name}", keys)
+    law = measurement.depth.law
+    if law is not None:
+        found |= _defined({"rho": law.rho, "r_squared": law.r_squared}, f"{path}/layers", None)
+    return found
+
+
+def _defined(
+    values: Mapping[str, float], path: str, keys: Sequence[str] | None
+) -> dict[str, float]:
     return {
         f"{path}/{key}": value
         for key, value in values.items()
         if math.isfinite(value) and (keys is None or key in keys)
     }
+
+
+def warn_of_rounding(measurement: Measurement, path: str) -> bool:
+    """Whether rounding made part of the collapse; the first of several processes warns of it."""
+    cautions = [note for note in measurement.notes if ROUNDING_MAKES_IT in note]
+    if cautions and own_rank() == 0:
+        warnings.warn(f"{path}: {cautions[0]}", UserWarning, stacklevel=2)
+    return bool(cautions)
