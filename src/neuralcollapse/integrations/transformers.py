@@ -309,7 +309,17 @@ class _View(nn.Module):
     def named_modules(self, *args: Any, **kwargs: Any) -> Generator[tuple[str, nn.Module]]:
         """The modules of the model by the names that they have there."""
         for name, module in self.model.named_modules(*args, **kwargs):
-            yield name, self.head if name == self.name else module
+            yield name, module
+            if name == self.name:
+                yield name, self.head
+
+    def named_children(self) -> Generator[tuple[str, nn.Module]]:
+        """The parts of the model, as `named_modules` calls them."""
+        yield from self.model.named_children()
+
+    def children(self) -> Generator[nn.Module]:
+        """The model and the head, which follow the view to devices and modes."""
+        yield from (self.model, self.head)
 
     def forward(self, **fields: Any) -> None:
         def enter(classifier: nn.Module, inputs: Any) -> None:
