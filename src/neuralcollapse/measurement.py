@@ -200,6 +200,7 @@ def conclude(
     split: str | None,
     layer: str | None,
     dtype: torch.dtype | None = None,
+    means_given: bool = False,
 ) -> Measurement:
     """The measurement of statistics and a second look, with its conventions."""
     values, undefined = evaluate(
@@ -215,7 +216,8 @@ def conclude(
         "nc1": "divided by the number of classes seen"
         + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
-        "nc4": "Euclidean distance to class means of the same data",
+        "nc4": "Euclidean distance to class means "
+        + ("that were given" if means_given else "of the same data"),
     }
     return Measurement(
         metrics=values,

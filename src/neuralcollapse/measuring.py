@@ -22,7 +22,7 @@ from neuralcollapse.layers import LayerTap, Pooling, check_layers
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.scalars import check_choice, check_integer
-from neuralcollapse.second_look import second_look
+from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
@@ -47,6 +47,7 @@ def measure(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    means: Measurement | ClassStatistics | None = None,
     outsiders: Iterable[Any] | None = None,
     layers: Sequence[str] | Literal["all"] | None = None,
     pooling: Pooling = "mean",
@@ -77,6 +78,9 @@ def measure(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances within and between classes: "balanced" counts every class
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        means: whose class means decide in `nc4_disagreement`: an earlier measurement of this model,
+            or one of the training set. Decisions are then counted in the one pass, and features
+            beyond 1 GiB are not computed again: what else looks at them is left out.
         outsiders: batches, as of the loader, of samples that belong to none of the classes, for
             `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
         layers: also measure these layers, by dotted name, or "all", in the same pass; the result
@@ -128,10 +132,15 @@ def measure(
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device)
 
+        decided = None
+        if means is not None:
+            rows, dim = tap.weight.shape
+            given = _given_means(means, rows, dim, normalize).to(_home(tap))
+            decided = Decided(given, tap.weight, tap.bias, normalize=normalize)
         # Hooks on the first pass only: a second one is for the features alone.
         with layer_tap or nullcontext():
             statistics, kept, same_again, dtype = _accumulate(
-                batches, tap, loader, normalize, scatter
+                batches, tap, loader, normalize, scatter, decided
             )
         if distributed:
             statistics = statistics.merge_processes()
@@ -140,7 +149,8 @@ def measure(
             raise ValueError("loader must yield at least one sample, got none")
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
-        looks = kept or same_again
+        looks = kept or (same_again if decided is None else None)
+        unseen = "the loader runs only once" if decided is None else "means were given for one pass"
         outside = None
         if outsiders is not None:
             outside = _mean_outside(model, outsiders, tap, device, normalize, progress)
@@ -154,6 +164,8 @@ def measure(
             weighting=weighting,
             outsiders=outside,
             distributed=distributed,
+            decided=decided,
+            unseen=f"features did not fit into memory and {unseen}",
         )
         measured = conclude(
             statistics,
@@ -166,6 +178,7 @@ def measure(
             split=split,
             layer=tap.name,
             dtype=dtype,
+            means_given=decided is not None,
         )
         if layer_tap is None:
             return measured
@@ -182,6 +195,7 @@ def measure_features(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    means: Measurement | ClassStatistics | None = None,
     outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
@@ -199,6 +213,8 @@ def measure_features(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances within and between classes: "balanced" counts every class
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        means: whose class means decide in `nc4_disagreement`, such as those of the training set;
+            by default those of these features.
         outsiders: (M, d), features of samples that belong to none of the classes, for
             `nc5_orthogonality`.
         split: what the data is, for the record, e.g. "train".
@@ -252,6 +268,9 @@ def measure_features(
     kept_scatter = wants_scatter(scatter, features.shape[1])
     statistics = ClassStatistics.from_features(shown, labels, num_classes, scatter=kept_scatter)
     kept = [(features, labels)]
+    given = None
+    if means is not None:
+        given = _given_means(means, num_classes, features.shape[1], normalize).to(features.device)
     look = second_look(
         statistics,
         weight,
@@ -261,6 +280,7 @@ def measure_features(
         global_mean=global_mean,
         weighting=weighting,
         outsiders=outsiders,
+        means=given,
     )
     return conclude(
         statistics,
@@ -273,12 +293,44 @@ def measure_features(
         split=split,
         layer=None,
         dtype=features.dtype,
+        means_given=given is not None,
     )
 
 
 def wants_scatter(scatter: bool | None, dim: int) -> bool:
     """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
     return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
+def _given_means(
+    means: Measurement | ClassStatistics, num_classes: int, dim: int, normalize: bool
+) -> ClassStatistics:
+    """The statistics whose class means decide; an error where they cannot."""
+    statistics = means
+    if isinstance(means, Measurement):
+        statistics = means.statistics
+        if statistics is None:
+            raise ValueError(
+                "means must hold statistics, which a measurement read back lacks; pass the "
+                "measurement as measured, or ClassStatistics"
+            )
+        if (means.conventions.get("features", "raw") != "raw") != normalize:
+            raise ValueError(
+                f"means must be of features measured alike, got those of "
+                f"{means.conventions['features']} features for normalize={normalize}"
+            )
+    if not isinstance(statistics, ClassStatistics):
+        raise TypeError(
+            f"means must be a Measurement or ClassStatistics, got {type(means).__name__}"
+        )
+    if tuple(statistics.means.shape) != (num_classes, dim):
+        raise ValueError(
+            f"means must be of {num_classes} classes in {dim} dimensions, got "
+            f"{tuple(statistics.means.shape)}"
+        )
+    if not bool(statistics.seen.any()):
+        raise ValueError("means must be of at least one sample, got none")
+    return statistics
 
 
 def _check_weighting(weighting: Weighting | None) -> None:
@@ -297,6 +349,7 @@ def _accumulate(
     loader: Iterable[Any],
     normalize: bool,
     scatter: bool | None,
+    decided: Decided | None = None,
 ) -> tuple[
     ClassStatistics,
     list[tuple[Tensor, Tensor]],
@@ -312,6 +365,8 @@ def _accumulate(
     kept_bytes, dtype = 0, None
     for features, labels in batches(_FIRST):
         accumulator.update(directions(features) if normalize else features, labels)
+        if decided is not None:
+            decided.update(features, labels)
         kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
             kept.append((features, labels))

@@ -36,6 +36,43 @@ class Look:
     known: dict[str, float | str]
 
 
+class Decided:
+    """How often a classifier decides unlike the nearest class mean, and how often rightly.
+
+    Args:
+        means: whose class means decide.
+        weight: (K, d), the classifier.
+        bias: (K,), or None.
+        normalize: the means are of features at unit length; the classifier has them as they are.
+    """
+
+    def __init__(
+        self, means: ClassStatistics, weight: Tensor, bias: Tensor | None, *, normalize: bool
+    ):
+        home = means.means.device
+        bias = None if bias is None else bias.to(home)
+        self._decide = DualDecisions(means, weight.to(home), bias, normalize=normalize)
+        self._enough = int(means.seen.sum()) > 1
+        self.totals = torch.zeros(3, dtype=torch.int64, device=home)
+        """(3,): samples decided differently, samples decided rightly, samples; they add up."""
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features (N, d), labels (N,)."""
+        features, labels = features.to(self.totals.device), labels.to(self.totals.device)
+        chosen, nearest = self._decide(features)
+        self.totals[0] += (chosen != nearest).sum()
+        self.totals[1] += (chosen == labels).sum()
+        self.totals[2] += len(features)
+
+    def result(self) -> Look:
+        """Accuracy and `nc4_disagreement`."""
+        differing, correct, total = self.totals.tolist()
+        if not total:
+            return Look(None, {"nc4_disagreement": math.nan})
+        disagreement = differing / total if self._enough else math.nan
+        return Look(correct / total, {"nc4_disagreement": disagreement})
+
+
 class SecondLook:
     """What is to be seen of features once their class means are known, summed over batches.
 
@@ -52,14 +89,13 @@ class SecondLook:
         normalize: bool,
         global_mean: GlobalMean,
         weighting: Weighting | None = None,
+        means: ClassStatistics | None = None,
     ):
-        home = statistics.means.device
         self._statistics, self._normalize = statistics, normalize
         self._global_mean: GlobalMean = global_mean
-        self._decide = None
+        self._decided = None
         if weight is not None:
-            bias = None if bias is None else bias.to(home)
-            self._decide = DualDecisions(statistics, weight.to(home), bias, normalize=normalize)
+            self._decided = Decided(means or statistics, weight, bias, normalize=normalize)
         self._spread = SpreadWithin(statistics, global_mean=global_mean)
         self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
         self._directional = None if self._crowded else DirectionalSpread(statistics)
@@ -69,12 +105,12 @@ class SecondLook:
                 self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
         elif balances(statistics, weighting):
             self._balanced = BalancedScatter(statistics)
-        self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
 
     @property
     def totals(self) -> list[Tensor]:
         """The sums, to be added to in place."""
-        return [self._counts, *(part.totals for part in self._parts)]
+        decided = [] if self._decided is None else [self._decided.totals]
+        return [*decided, *(part.totals for part in self._parts)]
 
     @property
     def _parts(
@@ -90,11 +126,8 @@ class SecondLook:
         shown = directions(features) if self._normalize else features
         for part in self._parts:
             part.update(shown, labels)
-        if self._decide is not None:
-            chosen, nearest = self._decide(features)
-            self._counts[0] += (chosen != nearest).sum()
-            self._counts[1] += (chosen == labels).sum()
-            self._counts[2] += len(features)
+        if self._decided is not None:
+            self._decided.update(features, labels)
 
     def take(self) -> list[Tensor]:
         """The totals so far; the look begins anew."""
@@ -124,12 +157,10 @@ class SecondLook:
             balanced = self._balanced.result()
             known["nc1"] = float(nc1(balanced, global_mean=self._global_mean))
             known["vci"] = float(vci(balanced, global_mean=self._global_mean))
-        if self._decide is None:
+        if self._decided is None:
             return Look(None, known)
-        differing, correct, total = self._counts.tolist()
-        enough = int(self._statistics.seen.sum()) > 1
-        known["nc4_disagreement"] = differing / total if enough else math.nan
-        return Look(correct / total, known)
+        decided = self._decided.result()
+        return Look(decided.accuracy, known | decided.known)
 
 
 def second_look(
@@ -143,18 +174,41 @@ def second_look(
     weighting: Weighting | None = None,
     outsiders: Tensor | None = None,
     distributed: bool = False,
+    means: ClassStatistics | None = None,
+    decided: Decided | None = None,
+    unseen: str = "features did not fit into memory and the loader runs only once",
 ) -> Look:
-    """Compare the classifier with nearest mean and labels, and features with their means."""
+    """Compare the classifier with nearest mean and labels, and features with their means.
+
+    Args:
+        statistics: of all the features.
+        weight: (K, d), the classifier, or None.
+        bias: (K,), its bias, or None.
+        batches: features and labels once more, or None where they are not to be had.
+        normalize: the statistics are of features at unit length.
+        global_mean: "class" or "sample".
+        weighting: of the covariances.
+        outsiders: (M, d), features of samples of no class.
+        distributed: batches are those of one process.
+        means: whose class means decide for `nc4_disagreement`; by default those of the statistics.
+        decided: what was counted before, so that the decisions need no second look.
+        unseen: why `batches` is None.
+    """
     known: dict[str, float | str] = {}
     if outsiders is not None:
         known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
+    accuracy = None
+    if decided is not None:
+        if distributed and num_processes() > 1:
+            dist.all_reduce(decided.totals)
+        weight, found = None, decided.result()
+        accuracy, known = found.accuracy, known | found.known
     if batches is None:
-        reason = "features did not fit into memory and the loader runs only once"
         keys = ["hug_intra", "cdnv_directional"]
         keys += [] if weight is None else ["nc4_disagreement"]
         keys += ["nc1", "vci"] if balances(statistics, weighting) else []
         keys += ["nc1"] if statistics.scatter is None else []
-        return Look(None, known | dict.fromkeys(keys, reason))
+        return Look(accuracy, known | dict.fromkeys(keys, unseen))
     look = SecondLook(
         statistics,
         weight,
@@ -162,6 +216,7 @@ def second_look(
         normalize=normalize,
         global_mean=global_mean,
         weighting=weighting,
+        means=means,
     )
     for features, labels in batches:
         look.update(features, labels)
@@ -169,7 +224,7 @@ def second_look(
         for total in look.totals:
             dist.all_reduce(total)
     found = look.result()
-    return Look(found.accuracy, known | found.known)
+    return Look(found.accuracy if decided is None else accuracy, found.known | known)
 
 
 def balances(statistics: ClassStatistics, weighting: Weighting | None) -> bool:
