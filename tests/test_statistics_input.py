@@ -23,7 +23,7 @@ def test_any_integer_labels_will_do(labels_dtype: torch.dtype) -> None:
 
 
 def test_layout_does_not_matter() -> None:
-    """2.3 (5): batches of one sample; transposed, strided and expanded input."""
+    """Batches of one sample; transposed, strided and expanded input."""
     w = world("noisy", simplex_vertices(4, 6), 10, 0.3)
     features, labels = w.features, w.labels
     strided = torch.zeros(40, 12, dtype=torch.float64)

@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from scipy.stats import t as student
 from torch import Tensor
 
+from neuralcollapse.checks import check_matrix
 from neuralcollapse.metrics.evaluation import evaluate
 from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.metrics.variability import Weighting
@@ -85,6 +87,7 @@ def jackknife_intervals(
     confidence = check_number("confidence", confidence, minimum=0, exclusive=True)
     if confidence >= 1:
         raise ValueError(f"confidence must be below 1, got {confidence:g}")
+    _check_parts(parts, weight)
     keys = {metric.key for metric in METRICS}
     for key in metrics or ():
         if key not in keys:
@@ -130,6 +133,16 @@ def jackknife_intervals(
             reach = quantile * error
             intervals[key] = Interval(value, error, value - reach, value + reach)
     return intervals
+
+
+def _check_parts(parts: Any, weight: Tensor | None) -> None:
+    if not isinstance(parts, Sequence) or not all(isinstance(p, ClassStatistics) for p in parts):
+        held = {type(part).__name__ for part in parts} if isinstance(parts, Sequence) else set()
+        given = f"{type(parts).__name__}{' of ' if held else ''}{', '.join(sorted(held))}"
+        raise TypeError(f"parts must be a list of ClassStatistics, got {given}")
+    if weight is not None and parts:
+        rows, columns = parts[0].means.shape
+        check_matrix("weight", weight, rows=rows, columns=columns, why="as the parts have")
 
 
 def _standard_error(value: float, without: Sequence[float], sizes: Sequence[int]) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.layers import DepthProfile
-from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.evaluation import evaluate, pairs_drawn
 from neuralcollapse.metrics.noise import null_values, rounding_note
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
@@ -219,6 +219,9 @@ def conclude(
         "nc4": "Euclidean distance to class means "
         + ("that were given" if means_given else "of the same data"),
     }
+    drawn = pairs_drawn(int(statistics.seen.sum()))
+    if drawn is not None:
+        conventions["pairs of classes"] = f"{drawn} drawn, the same every time"
     return Measurement(
         metrics=values,
         undefined=undefined,
@@ -256,6 +259,12 @@ def _notes(
     if not math.isnan(condition):
         size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
         notes.append(f"between-class covariance: rank {rank}, {size}")
+    single = int((statistics.counts == 1).sum())
+    if single and not math.isnan(condition):
+        notes.append(
+            f"{counted(single, 'class', 'classes')} of one sample: no variability there, from the "
+            "start, tells nothing of collapse"
+        )
     rounded = rounding_note(statistics, dtype)
     if rounded is not None:
         notes.append(rounded)

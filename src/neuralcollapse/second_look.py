@@ -12,8 +12,8 @@ from neuralcollapse.metrics.decision import DualDecisions
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
 from neuralcollapse.metrics.evaluation import too_many
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.spread_within import SpreadWithin
 from neuralcollapse.metrics.table import METRICS
-from neuralcollapse.metrics.uniformity import SpreadWithin
 from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
 from neuralcollapse.metrics.whitened import WhitenedSpread
 from neuralcollapse.processes import num_processes

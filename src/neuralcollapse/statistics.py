@@ -93,8 +93,9 @@ class ClassStatistics:
 
     @property
     def seen_means(self) -> Tensor:
-        """(K seen, d), the means of the classes seen, in class order."""
-        return self.means[self.seen]
+        """(K seen, d), the means of the classes seen, in class order; not to be written to."""
+        seen = self.seen
+        return self.means if bool(seen.all()) else self.means[seen]
 
     @property
     def variances(self) -> Tensor:
@@ -117,18 +118,20 @@ class ClassStatistics:
         means = self.seen_means
         if kind == "class":
             return means.mean(0)
-        share = self.counts[self.seen].to(means.dtype) / self.num_samples
-        return (share[:, None] * means).sum(0)
+        return self._shares @ means
 
     def centred_means(self, global_mean: GlobalMean = "class") -> Tensor:
         """(K seen, d), the means of the classes seen minus the global mean."""
         check_choice("global_mean", global_mean, ("class", "sample"))
         # From differences, so that means which coincide give exact zeros and not their rounding.
-        means = self.seen_means - self.seen_means[:1]
-        if global_mean == "class":
-            return means - means.mean(0)
-        share = self.counts[self.seen].to(means.dtype) / self.num_samples
-        return means - (share[:, None] * means).sum(0)
+        means = self.seen_means
+        moved = means - means[:1]
+        return moved.sub_(moved.mean(0) if global_mean == "class" else self._shares @ moved)
+
+    @property
+    def _shares(self) -> Tensor:
+        """(K seen,), the classes' shares of the samples."""
+        return self.counts[self.seen].to(self.means.dtype) / self.num_samples
 
     def merge(self, other: "ClassStatistics") -> "ClassStatistics":
         """Statistics of both data sets together, as if accumulated in one.

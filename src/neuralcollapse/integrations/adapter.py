@@ -4,9 +4,10 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from neuralcollapse.batches import check_loader
 from neuralcollapse.layers import Pooling, check_layers
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.metrics.noise import ROUNDING_MAKES_IT
@@ -67,31 +68,35 @@ def checked_epochs(epochs: int | Sequence[int] | Callable[[int], bool], first: i
     return check_integer("epochs", epochs, 1)
 
 
+def checked_keys(keys: Any) -> tuple[str, ...] | None:
+    """The keys to log, each of a metric, of a layer or "accuracy"; None for all."""
+    if keys is None:
+        return None
+    if isinstance(keys, str):
+        raise TypeError(f"metrics must be a sequence of keys, got the text {keys!r}")
+    known = [*(metric.key for metric in METRICS), features_effective_rank.__name__, "accuracy"]
+    return tuple(check_choice("metrics", key, known) for key in keys)
+
+
+def checked_loaders(loaders: Any) -> Mapping[str, Any] | None:
+    """The loaders by name, where they are given."""
+    if loaders is None:
+        return None
+    if not isinstance(loaders, Mapping):
+        raise TypeError(
+            "loaders must be a dictionary of loaders by name, got "
+            f"{type(loaders).__name__}; for example {{'test': loader}}"
+        )
+    for name, loader in loaders.items():
+        check_loader(f"loaders[{name!r}]", loader)
+    return loaders
+
+
 def is_chosen(epochs: Epochs, epoch: int, number: int) -> bool:
     """Whether an epoch, the `number`-th, is among those to be measured."""
     if isinstance(epochs, int):
         return number % epochs == 0
     return epochs(epoch) if callable(epochs) else epoch in epochs
-
-
-def checked_keys(metrics: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """The keys to log, or None for all; raises for one that nothing is called.
-
-    Example:
-        >>> checked_keys(["nc1", "accuracy"])
-        ('nc1', 'accuracy')
-    """
-    if metrics is None:
-        return None
-    keys = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    of_layers_only = features_effective_rank.__name__
-    known = (*(metric.key for metric in METRICS), "accuracy", of_layers_only)
-    for key in keys:
-        if key not in known:
-            raise ValueError(
-                f"metrics must be keys of METRICS or 'accuracy', got {key!r}; one of {list(known)}"
-            )
-    return keys
 
 
 def measuring_options(
@@ -100,6 +105,7 @@ def measuring_options(
     global_mean: GlobalMean,
     weighting: Weighting | None,
     scatter: bool | None,
+    outsiders: Iterable[Any] | None,
     layers: Sequence[str] | Literal["all"] | None,
     pooling: Pooling,
 ) -> dict[str, Any]:
@@ -108,6 +114,8 @@ def measuring_options(
     check_choice("pooling", pooling, ("mean", "flatten"))
     if weighting is not None:
         check_choice("weighting", weighting, ("balanced", "samples"))
+    if outsiders is not None:
+        check_loader("outsiders", outsiders)
     if layers is not None:
         check_layers(layers)
     return {
@@ -115,6 +123,7 @@ def measuring_options(
         "global_mean": global_mean,
         "weighting": weighting,
         "scatter": scatter,
+        "outsiders": outsiders,
         "layers": layers,
         "pooling": pooling,
     }

@@ -12,6 +12,7 @@ from neuralcollapse.integrations.adapter import (
     base_class,
     checked_epochs,
     checked_keys,
+    checked_loaders,
     is_chosen,
     logged,
     measuring_options,
@@ -88,7 +89,7 @@ class CollapseCallback(_Callback):
         loaders: Mapping[str, Iterable[Any]] | None = None,
         batches: int | None = None,
         prefix: str = "collapse",
-        metrics: str | Sequence[str] | None = None,
+        metrics: Sequence[str] | None = None,
         normalize: bool = False,
         global_mean: GlobalMean = "class",
         weighting: Weighting | None = None,
@@ -101,15 +102,18 @@ class CollapseCallback(_Callback):
         super().__init__()
         self.epochs = checked_epochs(epochs, first=0)
         self.layer, self.num_classes, self.network = layer, num_classes, network
-        self.loaders, self.outsiders = loaders, outsiders
+        self.loaders = checked_loaders(loaders)
         self.batches = None if batches is None else check_integer("batches", batches, 1)
         self.prefix, self.metrics = prefix, checked_keys(metrics)
+        if ignore_index is not None:
+            check_integer("ignore_index", ignore_index, -(1 << 63))
         self.ignore_index = ignore_index
         self.options = measuring_options(
             normalize=normalize,
             global_mean=global_mean,
             weighting=weighting,
             scatter=scatter,
+            outsiders=outsiders,
             layers=layers,
             pooling=pooling,
         )
@@ -122,28 +126,31 @@ class CollapseCallback(_Callback):
         tap = FeatureTap(network, self.layer, self.num_classes)
         if layers is not None:
             LayerTap(network, layers, tap.name, len(tap.weight))
+        if self.network is None and not _can_be_called(pl_module):
+            raise ValueError(
+                "network must name the part of the module to call, which has no forward itself, "
+                f"got None; it holds {_parts(pl_module)}"
+            )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure and log, if it is an epoch to be measured."""
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.sanity_checking or not self._is_due(trainer.current_epoch, last):
             return
-        convert = _input_conversion(trainer)
-        outsiders = self.outsiders
-        if outsiders is not None:
-            outsiders = _Batches(outsiders, convert, None, None)
+        convert, options = _input_conversion(trainer), dict(self.options)
+        if options["outsiders"] is not None:
+            options["outsiders"] = _Batches(options["outsiders"], convert, None, None)
         for name, loader in self._loaders(trainer).items():
             measurement = measure(
                 self._network(pl_module),
                 _Batches(loader, convert, self.batches, self.ignore_index),
                 layer=self.layer,
                 num_classes=self.num_classes,
-                outsiders=outsiders,
                 split=name,
                 ignore_index=self.ignore_index,
                 distributed=num_processes() > 1,
                 progress=False,
-                **self.options,
+                **options,
             )
             self.latest[name] = measurement
             path = f"{self.prefix}/{name}"
@@ -162,9 +169,9 @@ class CollapseCallback(_Callback):
         try:
             return pl_module.get_submodule(self.network)
         except AttributeError:
-            held = ", ".join(name for name, _ in pl_module.named_children()) or "nothing"
             raise ValueError(
-                f"network must name a part of the module, got {self.network!r}; it holds {held}"
+                f"network must name a part of the module, got {self.network!r}; it holds "
+                f"{_parts(pl_module)}"
             ) from None
 
     def _loaders(self, trainer: Any) -> dict[str, Iterable[Any]]:
@@ -223,6 +230,17 @@ def _own_samples(loader: Any) -> int | None:
         return None
     rest = len(sampler.dataset) - sampler.rank  # pyright: ignore[reportArgumentType]
     return max(0, -(-rest // sampler.num_replicas))
+
+
+def _parts(module: nn.Module) -> str:
+    return ", ".join(name for name, _ in module.named_children()) or "nothing"
+
+
+def _can_be_called(module: nn.Module) -> bool:
+    """Whether the module has a `forward` of its own, and not what stands in for one."""
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    stands_in = owner is nn.Module or owner.__name__ == "LightningModule"
+    return not stands_in or "forward" in vars(module)
 
 
 def _input_conversion(trainer: Any) -> Callable[[Any], Any]:
