@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from neuralcollapse.dealing import MOST_PARTS, Dealer
 from neuralcollapse.metrics.decision import DualDecisions
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
 from neuralcollapse.metrics.evaluation import too_many
@@ -20,6 +21,7 @@ from neuralcollapse.processes import num_processes
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
+_BY_SAMPLE = ("nc4_disagreement", "hug_intra")
 _DIRECTIONAL = next(row for row in METRICS if row.function is cdnv_directional)
 
 
@@ -30,10 +32,29 @@ class Look:
     Attributes:
         accuracy: of the classifier, or None.
         known: metrics by key: a value, or the reason why there is none.
+        without: the same without each part of the data, in their order; empty where it was looked
+            at as a whole.
     """
 
     accuracy: float | None
     known: dict[str, float | str]
+    without: tuple["Look", ...] = ()
+
+    @property
+    def known_without(self) -> dict[str, list[float]]:
+        """By key, the value of all data and those without each part.
+
+        Only of metrics whose error is that of the samples and not of the class means, which are
+        held; accuracy is one of them.
+        """
+        looks = [self, *self.without] if self.without else []
+        found = {key: [look.known.get(key, math.nan) for look in looks] for key in _BY_SAMPLE}
+        found["accuracy"] = [math.nan if one.accuracy is None else one.accuracy for one in looks]
+        return {
+            key: [float(value) for value in values]
+            for key, values in found.items()
+            if values and not any(isinstance(value, str) for value in values)
+        }
 
 
 class SecondLook:
@@ -70,6 +91,11 @@ class SecondLook:
         elif balances(statistics, weighting):
             self._balanced = BalancedScatter(statistics)
         self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
+
+    @property
+    def num_classes(self) -> int:
+        """K, classes never seen included."""
+        return self._statistics.num_classes
 
     @property
     def totals(self) -> list[Tensor]:
@@ -136,15 +162,20 @@ def second_look(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
-    batches: Iterable[tuple[Tensor, Tensor]] | None,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]] | None,
     *,
     normalize: bool,
     global_mean: GlobalMean,
     weighting: Weighting | None = None,
     outsiders: Tensor | None = None,
     distributed: bool = False,
+    first_part: int | None = None,
 ) -> Look:
-    """Compare the classifier with nearest mean and labels, and features with their means."""
+    """Compare the classifier with nearest mean and labels, and features with their means.
+
+    Batches are features, labels, and the number of each one's sequence where they have some. With a
+    first part they are dealt to the parts that begin with it, and looked at without each, too.
+    """
     known: dict[str, float | str] = {}
     if outsiders is not None:
         known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
@@ -163,13 +194,44 @@ def second_look(
         global_mean=global_mean,
         weighting=weighting,
     )
-    for features, labels in batches:
-        look.update(features, labels)
+    if first_part is None:
+        for features, labels, _ in batches:
+            look.update(features, labels)
+        totals = [look.take()]
+    else:
+        totals = totals_by_part(look, batches, first_part)
     if distributed and num_processes() > 1:
-        for total in look.totals:
+        for total in (total for part in totals for total in part):
             dist.all_reduce(total)
-    found = look.result()
-    return Look(found.accuracy, known | found.known)
+    found = look_at_parts(look, totals, leave_out=first_part is not None)
+    return replace(found, known=known | found.known)
+
+
+def totals_by_part(
+    look: SecondLook, batches: Iterable[tuple[Tensor, Tensor, Tensor | None]], first_part: int
+) -> list[list[Tensor]]:
+    """What a look takes of each part, to which batches are dealt from the first part given on."""
+    dealer = Dealer(look.num_classes, first=first_part)
+    totals = [look.take() for _ in range(MOST_PARTS)]
+    for part, features, labels in dealer.dealt(batches):
+        look.update(features, labels)
+        for total, own in zip(totals[part], look.take(), strict=True):
+            total += own
+    return totals
+
+
+def look_at_parts(seen: SecondLook, totals: Sequence[Sequence[Tensor]], *, leave_out: bool) -> Look:
+    """What the totals of all parts tell and, on demand, those of all but one."""
+
+    def without(place: int | None) -> Look:
+        seen.take()
+        for number, own in enumerate(totals):
+            if number != place:
+                seen.add(own)
+        return seen.result()
+
+    places = range(len(totals)) if leave_out else ()
+    return replace(without(None), without=tuple(without(place) for place in places))
 
 
 def balances(statistics: ClassStatistics, weighting: Weighting | None) -> bool:

@@ -288,6 +288,7 @@ class SpreadWithin:
         # From differences: means that coincide have no direction, and not that of their rounding.
         moved = statistics.centred_means(global_mean) if centred else statistics.seen_means
         self._broken = bool((moved == 0).all(1).any())
+        self._single = statistics.counts == 1
         self._origin = None
         if centred and len(moved):
             self._origin = (statistics.seen_means[0] - moved[0]).double()
@@ -312,7 +313,8 @@ class SpreadWithin:
         sums, counts = self.totals
         if self._broken:
             return sums.new_full((), torch.nan)
-        return (sums / counts)[counts > 0].mean()
+        # A single sample is its class's mean, at no distance, also where it was not looked at.
+        return (sums / counts.clamp(min=1))[(counts > 0) | self._single].mean()
 
     def _moved(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The origin (d,) and the centres' directions (K, d) for features of one precision."""
