@@ -18,6 +18,9 @@ import torch
 
 torch.set_num_threads(1)
 
+# Helpers that assert tell as much as tests do.
+pytest.register_assert_rewrite("metric_values", "passes", "small_networks")
+
 # The server of child processes starts once, at the first test that needs it, with this behind it;
 # without, every child would import it again, for seconds.
 multiprocessing.get_context("forkserver").set_forkserver_preload(

@@ -105,6 +105,9 @@ def look_at_shares(rank: int, *_: Any) -> None:
         for key in ("hug_intra", "hug_inter", "gnc2_energy_gap", "gnc2_margin", "nc4_disagreement"):
             assert abs(parts[key] - whole[key]) <= 1e-6, (key, whole[key], parts[key])
         assert parts.accuracy == whole.accuracy
+        given = measure(head, [(features[own], labels[own])], means=whole, distributed=True)
+        assert given["nc4_disagreement"] == whole["nc4_disagreement"]
+        assert given.accuracy == whole.accuracy
     assert whole["hug_intra"] > 0.1
 
 

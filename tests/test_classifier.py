@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import cases
-from cases import HeadCase
+from cases.heads import HEAD_CASES, HeadCase
 from neuralcollapse import (
     CosineHead,
     CrossEntropy,
@@ -110,7 +109,7 @@ def test_the_classifier_is_swapped_in_its_place(name: str) -> None:
     assert measured["nc2w_etf_distance"] == pytest.approx(0, abs=1e-6)  # float32 vectors
 
 
-@pytest.mark.parametrize("case", cases.HEAD_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", HEAD_CASES, ids=lambda case: case.name)
 def test_every_head_trains_in_a_model(case: HeadCase) -> None:
     first = nn.Linear(192, 6)
     model = nn.Sequential(nn.Flatten(), first, nn.Tanh(), nn.Linear(6, 4))

@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 
-import cases
 import neuralcollapse
 import neuralcollapse.frames
 import neuralcollapse.heads
 import neuralcollapse.losses
 import neuralcollapse.metrics
+from cases.frames import FRAME_CASES, FRAME_PARTS
+from cases.heads import HEAD_CASES
+from cases.losses import LOSS_CASES
+from cases.metrics import BREAKS, METRIC_CASES, METRIC_PARTS
+from cases.predictions import PREDICTION_CASES
 from neuralcollapse.frames import (
     FRAMES,
     Frame,
@@ -76,7 +80,7 @@ def test_every_loss_has_a_row_and_a_case() -> None:
     ]
     assert all(inspect.isclass(item) and issubclass(item, AbstractLoss) for item in defined)
     assert {*defined} == {*LOSSES}
-    assert {*LOSSES} == {case.kind for case in cases.LOSS_CASES}
+    assert {*LOSSES} == {case.kind for case in LOSS_CASES}
     names = [loss.name for loss in LOSSES]
     assert len({*names}) == len(names)
 
@@ -89,14 +93,14 @@ def test_every_frame_has_a_row_and_a_case() -> None:
     }
     rows = dict(FRAMES)
     assert len(rows) == len(FRAMES)
-    assert {*defined} == {function.__name__ for function in rows.values()} | cases.FRAME_PARTS
+    assert {*defined} == {function.__name__ for function in rows.values()} | FRAME_PARTS
     for function in rows.values():
         assert defined[function.__name__] is function
         hints = inspect.signature(function).return_annotation
         assert hints in (Frame, "Frame")
         leading = list(inspect.signature(function).parameters)[:3]
         assert leading == ["num_classes", "dim", "generator"]
-    assert rows == {case.name: case.make for case in cases.FRAME_CASES}
+    assert rows == {case.name: case.make for case in FRAME_CASES}
 
 
 def test_every_head_has_a_row_and_a_case() -> None:
@@ -107,7 +111,7 @@ def test_every_head_has_a_row_and_a_case() -> None:
         if inspect.isclass(item) and issubclass(item, AbstractHead) and item is not AbstractHead
     }
     assert heads == {*HEADS}
-    assert heads == {case.kind for case in cases.HEAD_CASES}
+    assert heads == {case.kind for case in HEAD_CASES}
 
 
 def test_every_metric_has_a_row_and_a_case() -> None:
@@ -115,9 +119,9 @@ def test_every_metric_has_a_row_and_a_case() -> None:
     keys = [metric.key for metric in METRICS]
     assert len({*keys}) == len(keys)
     mistakes = [metric.key for metric in MISTAKE_METRICS]  # each with a slow loop in test_mistakes
-    assert defined == {*keys, *mistakes, *cases.METRIC_PARTS}
-    assert len(defined) == len(keys) + len(mistakes) + len(cases.METRIC_PARTS)
-    assert {*keys} == {*cases.METRIC_CASES}
+    assert defined == {*keys, *mistakes, *METRIC_PARTS}
+    assert len(defined) == len(keys) + len(mistakes) + len(METRIC_PARTS)
+    assert {*keys} == {*METRIC_CASES}
 
 
 def noting(form: Callable[..., Prediction], asked: set[Any]) -> Callable[..., Prediction]:
@@ -140,16 +144,16 @@ def test_every_closed_form_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
             forms.add(form)
 
             monkeypatch.setattr(module, name, noting(form, asked))
-    for case in cases.PREDICTION_CASES:
+    for case in PREDICTION_CASES:
         predict(**case.arguments)
     assert forms == asked
     assert len(forms) >= 10
 
 
 def test_every_break_is_seen_and_every_metric_is_blind_to_something() -> None:
-    seen = [case.sees for case in cases.METRIC_CASES.values()]
-    assert frozenset().union(*seen) == {*cases.BREAKS}
-    assert all(sees and sees < {*cases.BREAKS} for sees in seen)
+    seen = [case.sees for case in METRIC_CASES.values()]
+    assert frozenset().union(*seen) == {*BREAKS}
+    assert all(sees and sees < {*BREAKS} for sees in seen)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.key)

@@ -14,7 +14,7 @@ import neuralcollapse as nc
 import neuralcollapse.metrics.directional
 import neuralcollapse.metrics.variability
 import reference.metrics
-from cases import WORLDS, World, collapsed, cross_polytope, rotation, simplex_vertices, world
+from cases.worlds import WORLDS, World, collapsed, cross_polytope, rotation, simplex_vertices, world
 from neuralcollapse import BalancedScatter, ClassStatistics, measure, measure_features
 from neuralcollapse.metrics import METRICS, DirectionalSpread
 from neuralcollapse.metrics.variability import Weighting

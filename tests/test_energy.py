@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cases import cross_polytope, rotation, simplex_vertices
+from cases.worlds import cross_polytope, rotation, simplex_vertices
 from neuralcollapse import energy
 from neuralcollapse.energy import (
     gaussian_energy,

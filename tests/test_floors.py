@@ -57,10 +57,10 @@ FLOORS = {
     "ood": 7,
     "record": 7,
     "integrations": 8,
-    "report": 8,
     "shards": 8,
     "train": 8,
     "cluster": 9,
+    "report": 9,
     "cli": 10,
 }
 BASES = {"heads": "head", "integrations": "adapter", "losses": "loss", "metrics": "pairs"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import neuralcollapse.metrics.pairs
-from cases import WORLDS, World, rotation, world_cases
+from cases.worlds import WORLDS, World, rotation, world_cases
 from neuralcollapse import (
     ClassStatistics,
     Frame,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import FrameCase, frame_cases
+from cases.frames import FrameCase, frame_cases
 from neuralcollapse import Frame, orthogonal_frame, simplex_etf
 
 # float64 rounds each of d products; float32 rounds each entry once, from float64.

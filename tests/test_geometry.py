@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cases import World, harmonic_frame, rotation, simplex_vertices, world_cases
+from cases.worlds import World, harmonic_frame, rotation, simplex_vertices, world_cases
 from neuralcollapse import Geometry, gram_distance
 from neuralcollapse.geometry import simplex_gram
 from neuralcollapse.metrics import etf_distance

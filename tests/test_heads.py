@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cases import HEAD_CASES, HeadCase, head_cases
+from cases.heads import HEAD_CASES, HeadCase, head_cases
 from neuralcollapse import (
     CosineHead,
     CrossEntropy,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import cross_polytope, rotation, simplex_vertices
+from cases.worlds import cross_polytope, rotation, simplex_vertices
 from neuralcollapse import HUG, CosineHead
 from neuralcollapse.frames.closed_forms import simplices
 from neuralcollapse.losses.hug import UniformityMeasure, _Distances

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import reference.metrics
-from cases import LossCase, loss_cases, simplex_vertices
+from cases.losses import LossCase, loss_cases
+from cases.worlds import simplex_vertices
 from neuralcollapse import CrossEntropy, DotRegression, SquaredError, simplex_etf
 from neuralcollapse.losses import AbstractLoss
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import reference.hierarchical_losses
-from cases import LOSS_TREE
+from cases.losses import LOSS_TREE
 from neuralcollapse import (
     BarzDenzler,
     ConditionalSoftmax,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import rotation
+from cases.worlds import rotation
 from neuralcollapse import CrossEntropy, Frame, NearestFrameHead, nearest_frame, simplex_etf
 from neuralcollapse.geometry import simplex_gram
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import simplex_vertices
+from cases.worlds import simplex_vertices
 from neuralcollapse import (
     ClassStatistics,
     cdnv,

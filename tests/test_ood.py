@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import reference.ood
-from cases import rotation, simplex_vertices
+from cases.worlds import rotation, simplex_vertices
 from cli.command import run
 from neuralcollapse.cli.ood import _OPTIONS
 from neuralcollapse.ood import (

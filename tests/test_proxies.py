@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import rotation
+from cases.worlds import rotation
 from neuralcollapse import (
     HUG,
     ClassMeanHead,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from cases import ROWS
+from cases.metrics import ROWS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, final_table, wording, write_report
 from pages import Page

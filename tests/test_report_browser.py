@@ -10,13 +10,18 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from neuralcollapse import Hierarchy
-from neuralcollapse.report import write_report
+from neuralcollapse import Hierarchy, Measurement, measure_features
+from neuralcollapse.jackknife import Interval
+from neuralcollapse.layers import LayerMeasurement, depth_profile
+from neuralcollapse.report import write_measurements, write_report
+from neuralcollapse.shards import ShardMeasurement
 from records import change_rows, undefine, write_record
 
 BROWSER = next(
@@ -193,6 +198,41 @@ TREE_LOOKS = {
 }
 
 
+# The same for a page of saved measurements.
+MEASURED_LOOKS = {
+    "drawn": """
+        seen.places = all("[data-figure]").length;
+        seen.drawn = all("[data-drawn]").length;
+        seen.rows = all("[data-figure=distance] .ytick").map((tick) => tick.textContent);
+        seen.dots = all("[data-figure=distance] .scatterlayer path.point").length;
+        seen.bars = all("[data-figure=distance] .errorbars path").length;
+        seen.lines = all("[data-figure=depth_nc1] path.js-line").length;
+        seen.inside = all("[data-figure]").every((place) => (
+          place.querySelector("svg").getBoundingClientRect().bottom
+            <= place.getBoundingClientRect().bottom + 1
+        ));
+        const nc1 = document.querySelector("[data-figure=depth_nc1]");
+        Plotly.Fx.hover(nc1, [{curveNumber: 0, pointNumber: 0}], "xy");
+        await until(() => nc1.querySelector(".hoverlayer text"));
+        seen.hover = nc1.querySelector(".hoverlayer").textContent;
+        seen.hacked = document.hacked || null;
+        seen.tags = all("img, svg a, main b").length;
+    """,
+    "hidden": """
+        const shown = (name) => (
+          document.querySelector(`[data-figure=${name}]`).data.map((trace) => trace.visible)
+        );
+        document.querySelector("input[data-run='1']").click();
+        await until(() => shown("counts").includes(false));
+        seen.ratio = shown("ratio");
+        seen.depth = shown("depth_nc1");
+        document.querySelector("input[data-run='1']").click();
+        await until(() => !shown("counts").includes(false));
+    """,
+    "width": LOOKS["width"],
+}
+
+
 def visited(page: Path, looks: Mapping[str, str] = LOOKS) -> dict[str, Any]:
     """Open a copy of a page with a probe in it, and return what the probe saw."""
     steps = (
@@ -360,4 +400,40 @@ def test_mistakes_are_drawn_on_the_tree(tmp_path: Path) -> None:
     assert seen["ticks"] == [HOSTILE[:13] + "…", "bird", "dog", "fish"]
     assert seen["hacked"] is None
     assert seen["tags"] == 0
+    assert visit["width"]["wide"] == {"1280": [], "400": []}
+
+
+def test_measurements_are_drawn_and_hidden_and_fit(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    layers = [LayerMeasurement(f"{n}{HOSTILE}", 6, {"nc1": 0.5**n}) for n in range(4)]
+
+    def measured(*counts: int) -> Measurement:
+        labels = torch.arange(4).repeat_interleave(torch.tensor(counts))
+        features = torch.eye(4, 6)[labels] + 0.2 * torch.randn(len(labels), 6, generator=generator)
+        found = measure_features(features, labels, torch.eye(4, 6))
+        return replace(found, notes=(HOSTILE,), depth=depth_profile(layers))
+
+    one, other = measured(9, 9, 9, 9), measured(9, 3, 2, 9)
+    shards = ShardMeasurement(
+        other, (), {}, {"nc1": Interval(other["nc1"], 0.0, other["nc1"] / 4, 4 * other["nc1"])}
+    )
+    page = write_measurements({HOSTILE: one, "b": shards}, tmp_path / "page.html")
+    visit = visited(page, MEASURED_LOOKS)
+    assert visit["ready"]
+    assert "failed" not in visit, visit["failed"]
+    assert visit["errors"] == ""
+    assert visit["violations"] == []
+    assert [name for name in visit["resources"] if not name.startswith("data:")] == []
+    seen = visit["drawn"]
+    assert seen["places"] == seen["drawn"] == 4
+    assert "nc1" in seen["rows"]
+    assert seen["dots"] > 2 * len(seen["rows"]) - 4
+    assert seen["bars"] >= 1
+    assert seen["lines"] == 4  # two curves with their laws
+    assert seen["inside"]
+    assert f"{HOSTILE} " in seen["hover"]
+    assert seen["hacked"] is None
+    assert seen["tags"] == 0
+    assert visit["hidden"]["ratio"] == [False]
+    assert visit["hidden"]["depth"] == [True] * 2 + [False] * 2
     assert visit["width"]["wide"] == {"1280": [], "400": []}

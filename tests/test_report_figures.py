@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from cases import ROWS
+from cases.metrics import ROWS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, wording, write_report
 from neuralcollapse.report.grams import gram_frames

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from cases import ROWS
+from cases.metrics import ROWS
 from neuralcollapse.report import figures, tables, wording, write_report
 from neuralcollapse.report.history import read_histories
+from neuralcollapse.report.verdict import verdict
 from pages import Page, unpacked
 from records import change_rows, undefine, write_record
 
@@ -30,7 +31,7 @@ def framed(tmp_path):
 
 def said_of(run) -> str:
     (history,) = read_histories([run])
-    return " ".join(sentence.text for sentence in wording.verdict(history))
+    return " ".join(sentence.text for sentence in verdict(history))
 
 
 def panels_of(*runs) -> list[str]:

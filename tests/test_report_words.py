@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cases import ROWS
+from cases.metrics import ROWS
 from neuralcollapse.geometry import simplex_gram
 from neuralcollapse.record import Run
 from neuralcollapse.report import final_table, tables, wording, write_report
 from neuralcollapse.report.history import read_histories
+from neuralcollapse.report.verdict import verdict
 from pages import Page
 from records import change_rows, undefine, write_record
 
@@ -27,7 +28,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_the_verdict_is_computed(run):
     (history,) = read_histories([run])
-    said = " ".join(sentence.text for sentence in wording.verdict(history))
+    said = " ".join(sentence.text for sentence in verdict(history))
     first, last = (run.rows()[n]["train"]["metrics"]["nc1"] for n in (0, -1))
     assert f"NC1 fell from {first:.3g} at epoch 0 to " in said
     assert wording.shown(last, 3) in said
@@ -40,7 +41,7 @@ def test_the_verdict_moves_with_the_numbers(run):
     change_rows(run, lambda row: undefine(row, "nc3_alignment", "a row is zero"))
     change_rows(run, lambda row: row["train"]["metrics"].update(nc4_disagreement=0.125))
     (history,) = read_histories([run])
-    said = " ".join(sentence.text for sentence in wording.verdict(history))
+    said = " ".join(sentence.text for sentence in verdict(history))
     assert "NC1 rose from 0.1 at epoch 0 to 4.1 at epoch 4" in said
     assert "alignment of classifier and class means is undefined: a row is zero." in said
     assert "On 12.5\u00a0% of the training samples" in said
@@ -57,7 +58,7 @@ def test_too_many_classes_for_the_dimension_is_said(run, tmp_path):
         4, {"means": vectors, "weight": vectors, "features": vectors, "labels": labels}
     )
     (history,) = read_histories([crowded])
-    said = " ".join(sentence.text for sentence in wording.verdict(history))
+    said = " ".join(sentence.text for sentence in verdict(history))
     # The nearest Gram matrix of rank 3 to I - J/5 loses one of four equal eigenvalues.
     assert f"cannot fall below {math.sqrt(2 - 2 * math.sqrt(3 / 4)):.3g}" in said
     nearest = torch.linalg.eigh(simplex_gram(5))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cases import WORLDS, World, simplex_vertices, world
+from cases.worlds import WORLDS, World, simplex_vertices, world
 from cli.command import run
 from neuralcollapse import (
     ClassStatistics,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
-from cases import (
+from cases.predictions import (
     BALANCED_COUNTS,
     DYING_COUNTS,
     PREDICTION_CASES,
@@ -27,7 +27,7 @@ from cases import (
     with_targets,
     with_weights,
 )
-from cases import prediction_grid as grid
+from cases.predictions import prediction_grid as grid
 from neuralcollapse import CrossEntropy
 from neuralcollapse.losses import AbstractLoss
 from neuralcollapse.losses.loss import logits

@@ -13,7 +13,7 @@ from torch import Tensor
 import neuralcollapse as nc
 import neuralcollapse.metrics.uniformity
 import reference.metrics
-from cases import cross_polytope, rotation, simplex_vertices
+from cases.worlds import cross_polytope, rotation, simplex_vertices
 from neuralcollapse import METRICS, ClassStatistics
 from neuralcollapse.losses.hug import HUG
 from neuralcollapse.metrics import SpreadWithin, evaluate

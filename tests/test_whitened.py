@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import reference.metrics
-from cases import World, simplex_vertices, world, world_cases
+from cases.worlds import World, simplex_vertices, world, world_cases
 from neuralcollapse import ClassStatistics, measure_features, nc1
 from neuralcollapse.metrics.whitened import WhitenedSpread, between_condition
 

@@ -78,7 +78,7 @@ class DepthProfile:
             where `no_law` says why.
         tunnel: name of the first layer from which on all are as separable as the last, or nearly;
             None where it is not defined. Behind it, the network compresses what it has
-            separated (Masarczyk et al. 2023).
+            separated: after Masarczyk et al. 2023; this measure of separability is ours.
         tunnel_share: what "nearly" means: the share of the last layer's separability.
     """
 
@@ -382,8 +382,9 @@ def separation_law(layers: Sequence[LayerMeasurement]) -> SeparationLaw | None:
 
         log(variability_l) = log(start) + l log(rho),  l = 0, 1, ...
 
-    Source: He, Su 2023, who take trace(Sigma_W pinv(Sigma_B)) of every layer; its division by K
-    moves the start only. R^2 compares with the mean of the logarithms.
+    Source: He, Su 2023, who take trace(Sigma_W pinv(Sigma_B)) of every layer, with Sigma_B over
+    samples, which is the same for classes of equal size; the division by K moves the start only.
+    R^2 compares with the mean of the logarithms.
     """
     for key in ("nc1", "nc1_trace_ratio"):
         values = [layer.metrics.get(key, math.nan) for layer in layers]

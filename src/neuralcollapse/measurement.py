@@ -235,6 +235,7 @@ def conclude(
     split: str | None,
     layer: str | None,
     dtype: torch.dtype | None = None,
+    means_given: bool = False,
     parts: Sequence[ClassStatistics] = (),
     outsiders: Tensor | None = None,
 ) -> Measurement:
@@ -262,7 +263,8 @@ def conclude(
         "nc1": "divided by the number of classes seen"
         + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
-        "nc4": "Euclidean distance to class means of the same data",
+        "nc4": "Euclidean distance to class means "
+        + ("that were given" if means_given else "of the same data"),
     }
     notes = _notes(statistics, global_mean, dtype)
     intervals: dict[str, Interval] = {}

@@ -18,13 +18,13 @@ from neuralcollapse.checks import (
     check_vector,
     classes_in,
 )
-from neuralcollapse.dealing import PartsAccumulator, first_part, merged
+from neuralcollapse.dealing import MOST_PARTS, Dealer, PartsAccumulator, first_part, merged
 from neuralcollapse.layers import LayerTap, Pooling, check_layers
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice, check_integer
-from neuralcollapse.second_look import second_look
+from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
@@ -51,6 +51,7 @@ def measure(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    means: Measurement | ClassStatistics | None = None,
     outsiders: Iterable[Any] | None = None,
     layers: Sequence[str] | Literal["all"] | None = None,
     pooling: Pooling = "mean",
@@ -82,6 +83,9 @@ def measure(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances within and between classes: "balanced" counts every class
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        means: whose class means decide in `nc4_disagreement`: an earlier measurement of this model,
+            or one of the training set. Decisions are then counted in the one pass, and features
+            beyond 1 GiB are not computed again: what else looks at them is left out.
         outsiders: batches, as of the loader, of samples that belong to none of the classes, for
             `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
         layers: also measure these layers, by dotted name, or "all", in the same pass; the result
@@ -144,13 +148,24 @@ def measure(
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device), sequences
 
+        decided = None
+        if means is not None:
+            rows, dim = tap.weight.shape
+            given = _given_means(means, rows, dim, normalize).to(_home(tap))
+            decided = Decided(
+                given,
+                tap.weight,
+                tap.bias,
+                normalize=normalize,
+                parts=MOST_PARTS if jackknife else 1,
+            )
+        first = None
+        if jackknife:
+            first = first_part(own_rank(), num_processes()) if distributed else 0
         # Hooks on the first pass only: a second one is for the features alone.
         with layer_tap or nullcontext():
-            first = None
-            if jackknife:
-                first = first_part(own_rank(), num_processes()) if distributed else 0
             parts, kept, same_again, dtype = _accumulate(
-                batches, tap, loader, normalize, scatter, first
+                batches, tap, loader, normalize, scatter, decided, first
             )
         if distributed:
             parts = [part.merge_processes() for part in parts]
@@ -160,7 +175,8 @@ def measure(
             raise ValueError("loader must yield at least one sample, got none")
         # Copies: the measurement must not follow the parameters when training goes on.
         weight, bias = tap.weight.clone(), None if tap.bias is None else tap.bias.clone()
-        looks = kept or same_again
+        looks = kept or (same_again if decided is None else None)
+        unseen = "the loader runs only once" if decided is None else "means were given for one pass"
         outside = None
         if outsiders is not None:
             outside = _mean_outside(model, outsiders, tap, device, normalize, progress)
@@ -174,6 +190,8 @@ def measure(
             weighting=weighting,
             outsiders=outside,
             distributed=distributed,
+            decided=decided,
+            unseen=f"features did not fit into memory and {unseen}",
             first_part=first,
         )
         measured = conclude(
@@ -187,6 +205,7 @@ def measure(
             split=split,
             layer=tap.name,
             dtype=dtype,
+            means_given=decided is not None,
             parts=parts if jackknife else (),
             outsiders=outside,
         )
@@ -205,6 +224,7 @@ def measure_features(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    means: Measurement | ClassStatistics | None = None,
     outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
@@ -223,6 +243,8 @@ def measure_features(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances within and between classes: "balanced" counts every class
             alike, "samples" every sample, and None has the published mixture; see `nc1`.
+        means: whose class means decide in `nc4_disagreement`, such as those of the training set;
+            by default those of these features.
         outsiders: (M, d), features of samples that belong to none of the classes, for
             `nc5_orthogonality`.
         split: what the data is, for the record, e.g. "train".
@@ -283,6 +305,9 @@ def measure_features(
     parts = _parts(accumulator)
     statistics = merged(parts)
     kept = [(features, labels, None)]
+    given = None
+    if means is not None:
+        given = _given_means(means, num_classes, features.shape[1], normalize).to(features.device)
     look = second_look(
         statistics,
         weight,
@@ -292,6 +317,7 @@ def measure_features(
         global_mean=global_mean,
         weighting=weighting,
         outsiders=outsiders,
+        means=given,
         first_part=0 if jackknife else None,
     )
     return conclude(
@@ -305,6 +331,7 @@ def measure_features(
         split=split,
         layer=None,
         dtype=features.dtype,
+        means_given=given is not None,
         parts=parts if jackknife else (),
         outsiders=outsiders,
     )
@@ -313,6 +340,37 @@ def measure_features(
 def wants_scatter(scatter: bool | None, dim: int) -> bool:
     """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
     return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
+def _given_means(
+    means: Measurement | ClassStatistics, num_classes: int, dim: int, normalize: bool
+) -> ClassStatistics:
+    """The statistics whose class means decide; an error where they cannot."""
+    statistics = means
+    if isinstance(means, Measurement):
+        statistics = means.statistics
+        if statistics is None:
+            raise ValueError(
+                "means must hold statistics, which a measurement read back lacks; pass the "
+                "measurement as measured, or ClassStatistics"
+            )
+        if (means.conventions.get("features", "raw") != "raw") != normalize:
+            raise ValueError(
+                f"means must be of features measured alike, got those of "
+                f"{means.conventions['features']} features for normalize={normalize}"
+            )
+    if not isinstance(statistics, ClassStatistics):
+        raise TypeError(
+            f"means must be a Measurement or ClassStatistics, got {type(means).__name__}"
+        )
+    if tuple(statistics.means.shape) != (num_classes, dim):
+        raise ValueError(
+            f"means must be of {num_classes} classes in {dim} dimensions, got "
+            f"{tuple(statistics.means.shape)}"
+        )
+    if not bool(statistics.seen.any()):
+        raise ValueError("means must be of at least one sample, got none")
+    return statistics
 
 
 def _check_weighting(weighting: Weighting | None) -> None:
@@ -331,12 +389,15 @@ def _accumulate(
     loader: Iterable[Any],
     normalize: bool,
     scatter: bool | None,
+    decided: Decided | None,
     first: int | None,
 ) -> tuple[list[ClassStatistics], list[Batch], Iterable[Batch] | None, torch.dtype | None]:
     """(statistics by part, features if few enough to keep, else the batches again, their type)."""
     num_classes, dim = tap.weight.shape
     scatter = wants_scatter(scatter, dim)
     accumulator = _accumulator(num_classes, dim, scatter, _home(tap), first)
+    # What is decided needs the features as they are, and the statistics may not.
+    dealer = None if first is None else Dealer(num_classes, first=first)
     kept: list[Batch] = []
     kept_bytes, dtype = 0, None
     for features, labels, sequences in batches(_FIRST):
@@ -345,11 +406,19 @@ def _accumulate(
             accumulator.update(shown, labels, sequences)
         else:
             accumulator.update(shown, labels)
+        if decided is not None and dealer is not None:
+            for part, own, their in dealer.deal(features, labels, sequences):
+                decided.update(own, their, part)
+        elif decided is not None:
+            decided.update(features, labels)
         kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
             kept.append((features, labels, sequences))
         else:
             kept.clear()
+    if decided is not None and dealer is not None:
+        for part, own, their in dealer.rest():
+            decided.update(own, their, part)
     again = None if isinstance(loader, Iterator) else batches("measuring decisions")
     return _parts(accumulator), kept, again, dtype
 

@@ -40,6 +40,13 @@ class Look:
     known: dict[str, float | str]
     without: tuple["Look", ...] = ()
 
+    def beside(self, decided: "Look") -> "Look":
+        """This look with what was decided apart from it, of all data and without each part."""
+        without = tuple(
+            one.beside(other) for one, other in zip(self.without, decided.without, strict=True)
+        )
+        return Look(decided.accuracy, self.known | decided.known, without)
+
     @property
     def known_without(self) -> dict[str, list[float]]:
         """By key, the value of all data and those without each part.
@@ -55,6 +62,56 @@ class Look:
             for key, values in found.items()
             if values and not any(isinstance(value, str) for value in values)
         }
+
+
+class Decided:
+    """How often a classifier decides unlike the nearest class mean, and how often rightly.
+
+    Args:
+        means: whose class means decide.
+        weight: (K, d), the classifier.
+        bias: (K,), or None.
+        normalize: the means are of features at unit length; the classifier has them as they are.
+        parts: how many parts of the data are counted apart.
+    """
+
+    def __init__(
+        self,
+        means: ClassStatistics,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        normalize: bool,
+        parts: int = 1,
+    ):
+        home = means.means.device
+        bias = None if bias is None else bias.to(home)
+        self._decide = DualDecisions(means, weight.to(home), bias, normalize=normalize)
+        self._enough = int(means.seen.sum()) > 1
+        self.totals = torch.zeros(parts, 3, dtype=torch.int64, device=home)
+        """(parts, 3): samples decided differently, decided rightly, and in all; they add up."""
+
+    def update(self, features: Tensor, labels: Tensor, part: int = 0) -> None:
+        """Add a batch of one part: features (N, d), labels (N,)."""
+        features, labels = features.to(self.totals.device), labels.to(self.totals.device)
+        chosen, nearest = self._decide(features)
+        self.totals[part, 0] += (chosen != nearest).sum()
+        self.totals[part, 1] += (chosen == labels).sum()
+        self.totals[part, 2] += len(features)
+
+    def result(self) -> Look:
+        """Accuracy and `nc4_disagreement`, also without each part where there are several."""
+        whole = self.totals.sum(0)
+        rests = whole - self.totals if len(self.totals) > 1 else self.totals[:0]
+        without = tuple(self._look(rest) for rest in rests)
+        return replace(self._look(whole), without=without)
+
+    def _look(self, totals: Tensor) -> Look:
+        differing, correct, total = totals.tolist()
+        if not total:
+            return Look(None, {"nc4_disagreement": math.nan})
+        disagreement = differing / total if self._enough else math.nan
+        return Look(correct / total, {"nc4_disagreement": disagreement})
 
 
 class SecondLook:
@@ -73,14 +130,13 @@ class SecondLook:
         normalize: bool,
         global_mean: GlobalMean,
         weighting: Weighting | None = None,
+        means: ClassStatistics | None = None,
     ):
-        home = statistics.means.device
         self._statistics, self._normalize = statistics, normalize
         self._global_mean: GlobalMean = global_mean
-        self._decide = None
+        self._decided = None
         if weight is not None:
-            bias = None if bias is None else bias.to(home)
-            self._decide = DualDecisions(statistics, weight.to(home), bias, normalize=normalize)
+            self._decided = Decided(means or statistics, weight, bias, normalize=normalize)
         self._spread = SpreadWithin(statistics, global_mean=global_mean)
         self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
         self._directional = None if self._crowded else DirectionalSpread(statistics)
@@ -90,7 +146,6 @@ class SecondLook:
                 self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
         elif balances(statistics, weighting):
             self._balanced = BalancedScatter(statistics)
-        self._counts = torch.zeros(3, dtype=torch.int64, device=home)  # differing, correct, all
 
     @property
     def num_classes(self) -> int:
@@ -100,7 +155,8 @@ class SecondLook:
     @property
     def totals(self) -> list[Tensor]:
         """The sums, to be added to in place."""
-        return [self._counts, *(part.totals for part in self._parts)]
+        decided = [] if self._decided is None else [self._decided.totals]
+        return [*decided, *(part.totals for part in self._parts)]
 
     @property
     def _parts(
@@ -116,11 +172,8 @@ class SecondLook:
         shown = directions(features) if self._normalize else features
         for part in self._parts:
             part.update(shown, labels)
-        if self._decide is not None:
-            chosen, nearest = self._decide(features)
-            self._counts[0] += (chosen != nearest).sum()
-            self._counts[1] += (chosen == labels).sum()
-            self._counts[2] += len(features)
+        if self._decided is not None:
+            self._decided.update(features, labels)
 
     def take(self) -> list[Tensor]:
         """The totals so far; the look begins anew."""
@@ -150,12 +203,10 @@ class SecondLook:
             balanced = self._balanced.result()
             known["nc1"] = float(nc1(balanced, global_mean=self._global_mean))
             known["vci"] = float(vci(balanced, global_mean=self._global_mean))
-        if self._decide is None:
+        if self._decided is None:
             return Look(None, known)
-        differing, correct, total = self._counts.tolist()
-        enough = int(self._statistics.seen.sum()) > 1
-        known["nc4_disagreement"] = differing / total if enough else math.nan
-        return Look(correct / total, known)
+        decided = self._decided.result()
+        return Look(decided.accuracy, known | decided.known)
 
 
 def second_look(
@@ -169,23 +220,43 @@ def second_look(
     weighting: Weighting | None = None,
     outsiders: Tensor | None = None,
     distributed: bool = False,
+    means: ClassStatistics | None = None,
+    decided: Decided | None = None,
+    unseen: str = "features did not fit into memory and the loader runs only once",
     first_part: int | None = None,
 ) -> Look:
     """Compare the classifier with nearest mean and labels, and features with their means.
 
-    Batches are features, labels, and the number of each one's sequence where they have some. With a
-    first part they are dealt to the parts that begin with it, and looked at without each, too.
+    Args:
+        statistics: of all the features.
+        weight: (K, d), the classifier, or None.
+        bias: (K,), its bias, or None.
+        batches: features, labels and the number of each one's sequence, or None, once more; None
+            where they are not to be had.
+        normalize: the statistics are of features at unit length.
+        global_mean: "class" or "sample".
+        weighting: of the covariances.
+        outsiders: (M, d), features of samples of no class.
+        distributed: batches are those of one process.
+        means: whose class means decide for `nc4_disagreement`; by default those of the statistics.
+        decided: what was counted before, so that the decisions need no second look.
+        unseen: why `batches` is None.
+        first_part: deal the batches to parts, beginning with this one, and look without each, too.
     """
     known: dict[str, float | str] = {}
     if outsiders is not None:
         known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
+    before = Look(None, {})
+    if decided is not None:
+        if distributed and num_processes() > 1:
+            dist.all_reduce(decided.totals)
+        weight, before = None, decided.result()
     if batches is None:
-        reason = "features did not fit into memory and the loader runs only once"
         keys = ["hug_intra", "cdnv_directional"]
         keys += [] if weight is None else ["nc4_disagreement"]
         keys += ["nc1", "vci"] if balances(statistics, weighting) else []
         keys += ["nc1"] if statistics.scatter is None else []
-        return Look(None, known | dict.fromkeys(keys, reason))
+        return replace(before, known=known | before.known | dict.fromkeys(keys, unseen))
     look = SecondLook(
         statistics,
         weight,
@@ -193,6 +264,7 @@ def second_look(
         normalize=normalize,
         global_mean=global_mean,
         weighting=weighting,
+        means=means,
     )
     if first_part is None:
         for features, labels, _ in batches:
@@ -204,6 +276,8 @@ def second_look(
         for total in (total for part in totals for total in part):
             dist.all_reduce(total)
     found = look_at_parts(look, totals, leave_out=first_part is not None)
+    if decided is not None:
+        found = found.beside(before)
     return replace(found, known=known | found.known)
 
 

@@ -92,7 +92,7 @@ def class_groups(counts: Tensor, many: int = MANY, few: int = FEW) -> dict[str, 
     """Masks (K,) of the head, medium and tail classes by their training samples.
 
     Head has more than `many`, tail `few` or less and at least one. The usual numbers on long-tailed
-    data are 100 and 20 (Liu et al. 2019).
+    data are 100 and 20 (Liu et al. 2019); tools differ on classes of exactly as many.
 
     Example:
         >>> class_groups(torch.tensor([500, 50, 5, 0]))["tail"].tolist()

@@ -74,8 +74,9 @@ def transfer_scores(
 ) -> TransferScores:
     """Scores of a backbone's features on a task.
 
-    The collapse of the target's classes foretells how few labels suffice (Galanti, Gyorgy, Hutter
-    2022, for `cdnv`) and how well fine-tuning goes (Xu, Liu 2023, for `vci`), without training.
+    The collapse of the target's classes goes with how few labels suffice (Galanti, Gyorgy, Hutter
+    2022, for `cdnv`) and with how well pretrained features transfer (Xu, Liu 2023, for `vci`), and
+    is known without training.
 
     Args:
         features: (N, d), of the backbone, on the task's training samples.

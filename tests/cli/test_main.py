@@ -105,7 +105,7 @@ def test_the_console_script_is_the_same_command() -> None:
         (["measure", "--nosuch"], "--nosuch"),
         (["measure", "a.npz", "--num-classes", "ten"], "--num-classes"),
         (["measure", "a.npz", "--global-mean", "median"], "--global-mean"),
-        (["report"], "RUN"),
+        (["report"], "PATH"),
         (["train", "--lrr", "1"], "--lr"),
         (["train", "--lr", "fast"], "--lr"),
         (["train", "--epochs", "1.5"], "--epochs"),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cases import ROWS
+from cases.metrics import ROWS
 from cli.command import in_process, run
 from neuralcollapse import measure_features
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from cases import World, world_cases
+from cases.worlds import World, world_cases
 from neuralcollapse import METRICS, ClassStatistics, LinearHead, measure_features
 from neuralcollapse.integrations.torchmetrics import NeuralCollapse
 from neuralcollapse.metrics.evaluation import evaluate

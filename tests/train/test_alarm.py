@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.report.history import read_histories
-from neuralcollapse.report.wording import verdict
+from neuralcollapse.report.verdict import verdict
 from neuralcollapse.train.alarm import (
     FADED_LENGTH,
     MERGING_COSINE,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cases import ROWS
+from cases.metrics import ROWS
 from neuralcollapse import Measurement, measure_features
 from neuralcollapse.losses import CrossEntropy
 from neuralcollapse.record import Run

@@ -18,7 +18,7 @@ def one_vs_rest_distance(weight: Tensor, rows: Tensor | None = None) -> Tensor:
         min over l >= 0, sum(l) = 1 of norm(u_k - sum over j != k of l_j u_j)
 
     with u the rows at unit length; exact, by one non-negative least-squares problem for each row
-    (Jiang et al. 2023 define it). The larger, the more easily class k is told from all others; 0 if
+    (Jiang et al. 2024 define it). The larger, the more easily class k is told from all others; 0 if
     it lies among them.
 
     A problem takes some d passes over the (K, d) matrix: K = 1000 rows in 128 dimensions are some
@@ -51,7 +51,7 @@ def softmax_code_margin(weight: Tensor, rows: Tensor | None = None) -> float:
 
         min over k of one_vs_rest_distance(weight)[k]
 
-    Where it is the largest possible, the directions are a softmax code (Jiang et al. 2023). At
+    Where it is the largest possible, the directions are a softmax code (Jiang et al. 2024). At
     least 1 - max_cosine(weight), and equal to that for every optimal arrangement computed so far.
     Arguments, errors and cost are those of `one_vs_rest_distance`; with `rows`, the minimum over
     these alone, an upper bound.
@@ -76,7 +76,7 @@ def softmax_code_bounds(num_classes: int, dim: int) -> tuple[float, float]:
         d+1 < K <= 2d     1, attained by many
         K > 2d            1 - cos(t) and min(1, smallest distance possible)
 
-    The first three are exact (Jiang et al. 2023). The lower bound of the last: caps of angle t
+    The first three are exact (Jiang et al. 2024). The lower bound of the last: caps of angle t
     around K-1 points do not cover the sphere if each takes up less than 1/(K-1) of it, so that
     another point fits, and the margin is at least 1 - max_cosine. The upper bound: leaving out
     classes does not lower the margin, and K = d+2 has 1; and a hull is no farther than its nearest

@@ -24,7 +24,7 @@ def nearest_frame(means: Tensor, frame_gram: Tensor) -> Tensor:
     a class hierarchy, one predicted for imbalanced classes. Only directions of the means that the
     frame can use are turned to; a factor on the means changes nothing, so they need no scale. The
     use of a nearest frame as a target in training: Markou, Ajanthan, Gould 2024, for the simplex
-    ETF.
+    ETF, which they find by optimisation on a manifold.
 
     Differentiable in both arguments where the solution is unique, that is where
     root^T @ means has the rank of the Gram matrix; the gradient is exact, also where singular

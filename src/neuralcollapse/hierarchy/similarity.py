@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from neuralcollapse.hierarchy.arrangement import check_name, shown
-from neuralcollapse.hierarchy.formats import Outline
+from neuralcollapse.hierarchy.outline import Outline
 from neuralcollapse.scalars import check_choice, check_integer
 
 SimilarityKind = Literal["similarity", "distance", "confusion", "means"]

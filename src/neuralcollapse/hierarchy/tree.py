@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from neuralcollapse.hierarchy import formats, known, similarity
+from neuralcollapse.hierarchy import class_pairs, formats, known, similarity
+from neuralcollapse.hierarchy.arguments import frozen, indices, names_in, places
 from neuralcollapse.hierarchy.arrangement import (
     Arrangement,
     arrange,
     check_classes,
     check_name,
     check_parents,
-    listed,
     shown,
     told_apart,
 )
@@ -24,8 +24,9 @@ from neuralcollapse.hierarchy.distances import (
     DISTANCE_KINDS,
     DistanceKind,
     distance_rows,
-    node_distances,
 )
+from neuralcollapse.hierarchy.newick import outline_of_newick
+from neuralcollapse.hierarchy.outline import Outline
 from neuralcollapse.scalars import check_choice
 
 if TYPE_CHECKING:
@@ -75,15 +76,15 @@ class Hierarchy:
     node_of_class: np.ndarray
 
     def __post_init__(self) -> None:
-        names = [check_name(name) for name in _listed(self.nodes, "nodes")]
+        names = [check_name(name) for name in names_in(self.nodes, "nodes")]
         if not names:
             raise ValueError("a hierarchy must have at least one node, got none")
-        parent = _indices(self.parent, "parent", -1, len(names))
+        parent = indices(self.parent, "parent", -1, len(names))
         if len(parent) != len(names):
             raise ValueError(
                 f"parent must have one entry per node, got {len(parent)} for {len(names)} nodes"
             )
-        node_of_class = _indices(self.node_of_class, "node_of_class", 0, len(names))
+        node_of_class = indices(self.node_of_class, "node_of_class", 0, len(names))
         if not len(node_of_class):
             raise ValueError("a hierarchy must have at least one class, got none")
         if len({*names}) < len(names):
@@ -97,8 +98,8 @@ class Hierarchy:
         rank[tree.order] = np.arange(len(names))
         for name, value in (
             ("nodes", tuple(names[node] for node in tree.order.tolist())),
-            ("parent", _frozen(tree.parent)),
-            ("node_of_class", _frozen(rank[node_of_class])),
+            ("parent", frozen(tree.parent)),
+            ("node_of_class", frozen(rank[node_of_class])),
             ("_tree", tree),
         ):
             object.__setattr__(self, name, value)
@@ -123,12 +124,12 @@ class Hierarchy:
     @cached_property
     def depth(self) -> np.ndarray:
         """(V,), edges from each node to the root."""
-        return _frozen(self.arrangement.depth)
+        return frozen(self.arrangement.depth)
 
     @cached_property
     def height(self) -> np.ndarray:
         """(V,), edges from each node to the deepest node below it; 0 at leaves."""
-        return _frozen(self.arrangement.height)
+        return frozen(self.arrangement.height)
 
     @property
     def total_height(self) -> int:
@@ -153,7 +154,7 @@ class Hierarchy:
             table[:, depth] = node
             node = np.where(self.depth[node] == depth, self.parent[node], node)
         table[:, 0] = node
-        return _frozen(table)
+        return frozen(table)
 
     @cached_property
     def level_sizes(self) -> tuple[int, ...]:
@@ -218,14 +219,9 @@ class Hierarchy:
             [1, 2]
         """
         check_choice("kind", kind, DISTANCE_KINDS)
-        first = _indices(first, "first", 0, self.num_classes)
-        second = _indices(second, "second", 0, self.num_classes)
-        low, high = self.node_of_class[first], self.node_of_class[second]
-        ancestor = self.common_ancestor(low, high)
-        value = node_distances(self.arrangement, kind)[ancestor]
-        if kind == "path":
-            value = value + self.depth[low] + self.depth[high]
-        return np.where(first == second, 0, value)
+        first = indices(first, "first", 0, self.num_classes)
+        second = indices(second, "second", 0, self.num_classes)
+        return class_pairs.pair_distances(self.arrangement, self.node_of_class, first, second, kind)
 
     def common_ancestor(self, first: Any, second: Any) -> np.ndarray:
         """(N,), the lowest common ancestor of each of N pairs of nodes.
@@ -235,18 +231,9 @@ class Hierarchy:
             >>> tree.nodes[int(tree.common_ancestor([3], [4])[0])]
             'ab'
         """
-        first = _indices(first, "first", 0, self.num_nodes)
-        second = _indices(second, "second", 0, self.num_nodes)
-        for _ in range(2 * self.total_height):
-            # The deeper one climbs; of two equally deep and different ones, both.
-            climbs = self.depth[first] - self.depth[second]
-            apart = first != second
-            if not apart.any():
-                break
-            above = np.where((climbs >= 0) & apart, self.parent[first], first)
-            second = np.where((climbs <= 0) & apart, self.parent[second], second)
-            first = above
-        return first
+        first = indices(first, "first", 0, self.num_nodes)
+        second = indices(second, "second", 0, self.num_nodes)
+        return class_pairs.common_ancestors(self.arrangement, first, second)
 
     def pair_counts(self, kind: DistanceKind = "lca_height") -> dict[int, int]:
         """How many pairs of classes lie at each distance.
@@ -256,22 +243,7 @@ class Hierarchy:
             {1: 2, 2: 4}
         """
         check_choice("kind", kind, DISTANCE_KINDS)
-        if kind == "path":
-            counts = np.zeros(2 * self.total_height + 1, int)
-            for _, block in distance_rows(self.arrangement, self.node_of_class, kind):
-                counts += np.bincount(block.ravel(), minlength=len(counts))
-            counts[0] -= self.num_classes
-            return {int(value): int(counts[value]) // 2 for value in np.flatnonzero(counts)}
-        tree = self.arrangement
-        # Pairs whose lowest common ancestor is a node: those below it less those below a child.
-        size = tree.stop - tree.start
-        pairs = size * (size - 1) // 2
-        own = pairs.copy()
-        np.subtract.at(own, tree.parent[1:], pairs[1:])
-        value = node_distances(tree, kind)
-        totals = np.zeros(int(value.max()) + 1, int)
-        np.add.at(totals, value, own)
-        return {int(distance): int(totals[distance]) for distance in np.flatnonzero(totals)}
+        return class_pairs.pair_counts(self.arrangement, self.node_of_class, kind)
 
     # --- from it --------------------------------------------------------------------------------
 
@@ -290,7 +262,7 @@ class Hierarchy:
             >>> Hierarchy.from_newick("((a,b),(c,d));").subset(["d", "a"]).distances().tolist()
             [[0.0, 2.0], [2.0, 0.0]]
         """
-        chosen = np.array(_found(classes, self.nodes), int)
+        chosen = np.array(places(classes, self.nodes), int)
         if not len(chosen):
             raise ValueError("classes must name at least one class, got none")
         keep = np.zeros(self.num_nodes, bool)
@@ -345,15 +317,13 @@ class Hierarchy:
     # --- to it ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_outline(
-        cls, outline: "formats.Outline", classes: Sequence[str] | None = None
-    ) -> "Hierarchy":
+    def from_outline(cls, outline: Outline, classes: Sequence[str] | None = None) -> "Hierarchy":
         """From what a reader of some format has found; see `formats`."""
         parent = np.array(outline.parent, int)
         check_parents(parent, outline.names)
         names = told_apart(outline.names, parent)
         if classes is not None:
-            return cls(tuple(names), parent, np.array(_found(classes, names), int))
+            return cls(tuple(names), parent, np.array(places(classes, names), int))
         chosen = outline.classes
         if chosen is None:
             is_leaf = np.ones(len(names), bool)
@@ -481,7 +451,7 @@ class Hierarchy:
             >>> Hierarchy.from_newick("((lion:0.1,lynx:0.2)cat,wolf)animal;").classes
             ('lion', 'lynx', 'wolf')
         """
-        return cls.from_outline(formats.outline_of_newick(text), classes)
+        return cls.from_outline(outline_of_newick(text), classes)
 
     @classmethod
     def from_networkx(cls, graph: Any, classes: Sequence[str] | None = None) -> "Hierarchy":
@@ -543,7 +513,7 @@ class Hierarchy:
         check_choice("order", order, ("parent-child", "child-parent"))
         try:
             outline = formats.outline_of_file(Path(path), header, order)
-            if isinstance(outline, formats.Outline):
+            if isinstance(outline, Outline):
                 return cls.from_outline(outline, classes)
             return cls.from_dict(outline, classes)
         except (ValueError, TypeError) as error:
@@ -634,57 +604,3 @@ class Hierarchy:
             (Hierarchy(61 classes, 104 nodes, height 9), 'causal agent n00007347')
         """
         return cls.from_json(known.wordnet_json())
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    array = np.array(array, np.int64)
-    array.setflags(write=False)
-    return array
-
-
-def _listed(value: Any, name: str) -> Iterable[Any]:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list of names, got {shown(value)}")
-    return value
-
-
-def _indices(value: Any, name: str, low: int, high: int) -> np.ndarray:
-    """A 1-D array of integers in [low, high)."""
-    try:
-        values = value.detach().cpu() if hasattr(value, "detach") else value
-        array = np.asarray(values)
-        if not array.size:
-            array = array.astype(int)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be a list of integers, got {shown(value)}") from None
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise TypeError(
-            f"{name} must be a list of integers, got an array of type {array.dtype} and shape "
-            f"{array.shape}"
-        )
-    outside = (array < low) | (array >= high)
-    if outside.any():
-        raise ValueError(
-            f"{name} must lie in [{low}, {high}), got {array[outside][0]} at place "
-            f"{int(np.flatnonzero(outside)[0])}"
-        )
-    return array.astype(np.int64)
-
-
-def _found(classes: Sequence[str], names: Sequence[str]) -> list[int]:
-    """The places of the classes among the names."""
-    place = {name: node for node, name in enumerate(names)}
-    wanted = [check_name(name, "a class") for name in _listed(classes, "classes")]
-    missing = [name for name in wanted if name not in place]
-    if missing:
-        longer = [name for name in names if name.endswith(f"/{missing[0]}")]
-        remedy = (
-            f"several nodes have this name, say which: {listed(longer)}"
-            if longer
-            else "is it written as in the tree?"
-        )
-        raise ValueError(
-            f"every class must be a node of the hierarchy, got {listed(missing)} "
-            f"({len(missing)} missing in all); {remedy}"
-        )
-    return [place[name] for name in wanted]

@@ -52,7 +52,7 @@ def nc3_alignment(
 
         mean_k(cos(w_k, mu_k - mu_G)) over the classes seen
 
-    Blind to norms, of single classes and as a whole.
+    Source: Jiang et al. 2024, as one minus it. Blind to norms, of single classes and as a whole.
 
     Args:
         statistics: of the features that enter the classifier.
@@ -75,9 +75,10 @@ def gnc3_alignment_spread(
 
         std_k(cos(w_k, mu_k - mu_G)) / abs(mean_k(cos(w_k, mu_k - mu_G))) over the classes seen
 
-    with the population standard deviation. Whether all classes are aligned equally well; blind to
-    how well, or whether the wrong way round, which is `nc3_alignment`, and to norms. Far from
-    collapse the mean is near zero and the ratio has no bound.
+    with the population standard deviation. Source: Wu, Papyan 2024, as uniform duality. Whether all
+    classes are aligned equally well; blind to how well, or whether the wrong way round, which is
+    `nc3_alignment`, and to norms. Far from collapse the mean is near zero and the ratio has no
+    bound.
 
     Args:
         statistics: of the features that enter the classifier.

@@ -13,7 +13,8 @@ def effective_rank(statistics: ClassStatistics, *, global_mean: GlobalMean = "cl
         exp(-sum_i(p_i log(p_i))),  p_i = s_i^2 / sum_j(s_j^2)
 
     with s_i the singular values of the centred class means, so that p_i are the shares of the
-    eigenvalues of their covariance. Source: Roy, Vetterli 2007.
+    eigenvalues of their covariance. Source: Roy, Vetterli 2007, for the singular values s_i of any
+    matrix instead of their squares: this is the effective rank of the covariance matrix.
 
     For K <= d+1 it is K-1 for a simplex ETF, and for any other means of equal variance in K-1
     directions too; for K > d+1 it is d for every tight frame. A minority that has merged, or a
@@ -46,9 +47,9 @@ def features_effective_rank(statistics: ClassStatistics) -> Tensor:
 
         exp(-sum_i(p_i log(p_i))),  p_i the shares of the eigenvalues of the total covariance
 
-    with every sample counted alike. Source: Roy, Vetterli 2007. Falls to K-1 from above as the
-    noise within the classes vanishes, and below it where the class means themselves are flat
-    (`effective_rank`): no row of the table, as neither direction is better.
+    with every sample counted alike. Source: Roy, Vetterli 2007, of that matrix. Falls to K-1 from
+    above as the noise within the classes vanishes, and below it where the class means themselves
+    are flat (`effective_rank`): no row of the table, as neither direction is better.
 
     Args:
         statistics: with scatter.
@@ -83,7 +84,8 @@ def nc3_subspace(
 
     with M the centred means of the classes seen and W their rows of the classifier, minus their
     mean, which the logits' differences do not feel. A direction that only one of the two spans
-    counts as a right angle. Such angles of the two subspaces are measured by Rangamani et al. 2023.
+    counts as a right angle. After Rangamani et al. 2023, who measure how the span of the class
+    means lies to that of the first singular vectors of the weight.
 
     Blind to which class is where, to norms, and, for K > d, where both span everything, to all.
 

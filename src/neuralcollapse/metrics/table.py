@@ -137,6 +137,7 @@ _MOST_DIRECTIONAL_CLASSES = 1000
 _PAPYAN = "Papyan, Han, Donoho 2020"
 _LIU = "Liu et al. 2023"
 _JIANG = "Jiang et al. 2024"
+_WU = "Wu, Papyan 2024"
 _STATISTICS: tuple[Need, ...] = ("statistics",)
 _WEIGHT: tuple[Need, ...] = ("weight",)
 _BOTH: tuple[Need, ...] = ("statistics", "weight")
@@ -183,7 +184,7 @@ METRICS: tuple[Metric, ...] = (
     _row(
         nc1_trace_ratio,
         _STATISTICS,
-        "Tirer, Huang, Niles-Weed 2023",
+        "after Tirer, Huang, Niles-Weed 2023",
         "within-class over between-class variance",
         global_mean=True,
         weighting=True,
@@ -214,7 +215,7 @@ METRICS: tuple[Metric, ...] = (
     _row(
         effective_rank,
         _STATISTICS,
-        "Roy, Vetterli 2007",
+        "after Roy, Vetterli 2007",
         "class means: directions that they fill",
         global_mean=True,
         at_collapse=_most_directions,
@@ -285,7 +286,7 @@ METRICS: tuple[Metric, ...] = (
     _row(
         gnc2_log_variance,
         _STATISTICS,
-        _LIU,
+        f"after {_WU}",
         "class means: variance of the log energies",
         global_mean=True,
         at_collapse=_zero_for_a_simplex,
@@ -294,7 +295,7 @@ METRICS: tuple[Metric, ...] = (
     _row(
         gnc2_gaussian,
         _STATISTICS,
-        "Wang, Isola 2020",
+        "after Wang, Isola 2020",
         "class means: log Gaussian potential of pairs",
         global_mean=True,
         at_collapse=_gaussian_potential,
@@ -324,14 +325,14 @@ METRICS: tuple[Metric, ...] = (
     _row(
         gnc3_alignment_spread,
         _BOTH,
-        _LIU,
+        _WU,
         "variation of those cosines",
         global_mean=True,
     ),
     _row(
         nc3_subspace,
         _BOTH,
-        "Rangamani et al. 2023",
+        "after Rangamani et al. 2023",
         "cosine of their subspaces' principal angles",
         global_mean=True,
         at_collapse=1.0,

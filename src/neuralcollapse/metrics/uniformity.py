@@ -89,9 +89,9 @@ def gnc2_log_mean(
 
         mean_{k<j}(-log(norm(u_k - u_j))),  u_k = direction of mu_k - mu_G
 
-    For comparison with published tools, which track this number and `gnc2_log_variance`: it is not
-    zero at collapse, but -log(2K/(K-1))/2 for K <= d+1, and `gnc2_energy_gap` says how far it is
-    from its least value.
+    The energy is one of those of Liu et al. 2023; its mean and variation are tracked by Wu, Papyan
+    2024. For comparison with such tools: it is not zero at collapse, but -log(2K/(K-1))/2 for
+    K <= d+1, and `gnc2_energy_gap` says how far it is from its least value.
 
     Args:
         statistics: of the features.
@@ -114,8 +114,8 @@ def gnc2_log_variance(
 
     with the population variance. Zero if and only if all distances are equal. So it falls to zero
     at collapse for K <= d+1, and for K > d+1 it does not: there the most uniform arrangement has
-    unequal distances. For comparison with published tools; the arguments are those of
-    `gnc2_log_mean`.
+    unequal distances. After Wu, Papyan 2024, who divide the standard deviation by the mean, which
+    is zero for some arrangements; the arguments are those of `gnc2_log_mean`.
 
     Returns:
         0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
@@ -170,7 +170,7 @@ def gnc2_margin(
 
         min_k(distance of u_k from the convex hull of all other u_j) / reference
 
-    with u_k the direction of mu_k - mu_G. Source: Jiang et al. 2023 for the margin, taken of the
+    with u_k the direction of mu_k - mu_G. Source: Jiang et al. 2024 for the margin, taken of the
     classifier; the share of the best is what makes it 1 at collapse for any number of classes.
     0 if some class lies among the others. Blind to norms, and to all classes but the worst. For
     d+1 < K <= 2d many arrangements are optimal, uniform or not.
@@ -216,7 +216,8 @@ def hug_inter(
 
     Source: Liu et al. 2023, of the class means without proxies. The loss itself does not subtract
     the global mean: `centred=False`. Blind to norms. The range is small in many dimensions: K
-    random directions have about 1/2 + 1/(2(d-3)).
+    random directions have about 1/2 + 1/(2(d-3)) as they are, and centred hardly more than the
+    least.
 
     Args:
         statistics: of the features.

@@ -85,7 +85,7 @@ def nc1_trace_ratio(
 
         trace(within_covariance) / trace(between_covariance)
 
-    Source: Tirer, Huang, Niles-Weed 2023.
+    After Tirer, Huang, Niles-Weed 2023.
 
     Needs no scatter. Blind to where the variance points: noise orthogonal to the class means,
     which no linear classifier sees, counts as much as noise between them.

@@ -94,6 +94,11 @@ def run_colour(place: int) -> str:
     return RUN_COLOURS[place % len(RUN_COLOURS)]
 
 
+def place_symbol(place: int) -> str:
+    """The symbol of the run in this place: the next one where the colours begin again."""
+    return RUN_SYMBOLS[place // len(RUN_COLOURS) % len(RUN_SYMBOLS)]
+
+
 def metric_panels(histories: Sequence[History]) -> list[Panel]:
     """One panel per metric that suits the number of classes of some run, in the table's order."""
     regimes = {"any", *(history.target.regime for history in histories)}
@@ -270,23 +275,23 @@ def _curves_figure(
             "title": {"text": "epoch", "standoff": 4, "font": {"size": 11}},
             "rangemode": "tozero",
         },
-        "yaxis": _log_axis(drawn) if logarithmic else {"rangemode": "tozero"},
+        "yaxis": log_axis(_positive(drawn)) if logarithmic else {"rangemode": "tozero"},
     }
     return {"data": data, "layout": layout}
 
 
-def _log_axis(curves: Sequence[Curve]) -> dict[str, Any]:
-    positive = _positive(curves)
+def log_axis(positive: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis for these values."""
     decades = math.log10(max(positive) / min(positive))
-    # Left alone, plotly crowds a few decades with 2 and 5.
-    ticks = {"dtick": 1} if 1.5 < decades < 5 else {}
+    # Left alone, plotly crowds a few decades with 2 and 5, and one with all digits.
+    ticks = {"dtick": 1} if 1.5 < decades < 5 else {"dtick": "D2"} if 0.8 < decades <= 1.5 else {}
     return {"type": "log", "exponentformat": "power", **ticks}
 
 
 def _trace(history: History, curve: Curve, floor: float | None, texts: Any) -> dict[str, Any]:
     zeros = [floor is not None and value is not None and value <= 0 for value in curve.values]
     heights = [floor if zero else value for zero, value in zip(zeros, curve.values, strict=True)]
-    colour, symbol = run_colour(curve.run), RUN_SYMBOLS[curve.run // len(RUN_COLOURS) % 5]
+    colour, symbol = run_colour(curve.run), place_symbol(curve.run)
     what = f"{curve.split}, {curve.extra}" if curve.extra else curve.split
     return {
         "type": "scatter",

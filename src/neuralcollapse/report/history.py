@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from neuralcollapse.metrics.table import Metric
@@ -108,14 +109,18 @@ def read_histories(runs: Sequence[Run]) -> list[History]:
     """
     if not runs:
         raise ValueError("runs must hold at least one run, got none")
-    paths = [run.path.resolve() for run in runs]
-    for path, times in Counter(paths).items():
-        if times > 1:
-            raise ValueError(f"runs must differ, got {path} {times} times")
+    check_differ("runs", [run.path for run in runs])
     return [
         History(run, label, _checked_rows(run), _checked_summary(run))
-        for run, label in zip(runs, _labels(runs), strict=True)
+        for run, label in zip(runs, path_labels([run.path for run in runs]), strict=True)
     ]
+
+
+def check_differ(name: str, paths: Sequence[Path]) -> None:
+    """Raise where a path is given twice."""
+    for path, times in Counter(path.resolve() for path in paths).items():
+        if times > 1:
+            raise ValueError(f"{name} must differ, got {path} {times} times")
 
 
 def number(value: Any) -> float | None:
@@ -227,10 +232,10 @@ def _checked_summary(run: Run) -> dict[str, Any] | None:
     return summary
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """The folder names, with as many of the folders above as tell equal names apart."""
-    parts = [run.path.resolve().parts for run in runs]
-    labels = [run.name for run in runs]
+def path_labels(paths: Sequence[Path]) -> list[str]:
+    """The last names of paths, with as many of the folders above as tell equal names apart."""
+    parts = [path.resolve().parts for path in paths]
+    labels = [path.resolve().name for path in paths]
     depth = 1
     while True:
         repeated = {label for label, times in Counter(labels).items() if times > 1}

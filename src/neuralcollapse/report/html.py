@@ -7,7 +7,12 @@ from typing import Any
 from neuralcollapse.metrics import METRICS
 from neuralcollapse.record import Run
 from neuralcollapse.report import figures, tables, wording
-from neuralcollapse.report.depth import depth_panels
+from neuralcollapse.report.depth import (
+    depth_notes,
+    depth_panels,
+    depths_of_runs,
+    without_depth,
+)
 from neuralcollapse.report.figures import Panel
 from neuralcollapse.report.grams import gram_frames
 from neuralcollapse.report.history import History, read_histories
@@ -28,6 +33,7 @@ from neuralcollapse.report.snapshots import (
     shown_epochs,
     slider_epochs,
 )
+from neuralcollapse.report.verdict import verdict
 from neuralcollapse.theory import Prediction
 
 
@@ -95,8 +101,9 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
     options = tables.options(histories)
     mistakes = mistake_view(histories)
     metrics += figures.mistake_panels(histories)
-    metrics += depth_panels(histories)
-    drawn = [*performance, *metrics, *(row["panel"] for row in counts if row["panel"])]
+    depths = depths_of_runs(histories)
+    depth = depth_panels(depths)
+    drawn = [*performance, *metrics, *depth, *(row["panel"] for row in counts if row["panel"])]
     drawn += mistakes.panels if mistakes else []
     return {
         "title": _title(histories),
@@ -104,6 +111,9 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
         "runs": [_card(place, history) for place, history in enumerate(histories)],
         "performance": performance,
         "metrics": metrics,
+        "depth": depth,
+        "depth_notes": depth_notes(depths),
+        "without_depth": without_depth([history.label for history in histories], depths),
         "players": players,
         "splits": list(figures.DASHES),
         "figures": {panel.name: panel.figure for panel in drawn if panel.figure is not None}
@@ -115,9 +125,10 @@ def _content(histories: list[History], views: list[PredictionView]) -> dict[str,
         "counts": counts,
         "options": options,
         "settings": tables.settings(histories),
-        "glossary": METRICS,
+        "metrics_table": METRICS,
         "regimes": wording.REGIMES,
         "terms": wording.TERMS
+        + (wording.DEPTH_TERMS if depth else ())
         + (wording.PREDICTION_TERMS if views else ())
         + (wording.MISTAKE_TERMS if mistakes else ()),
         "name_of": wording.title,
@@ -142,7 +153,7 @@ def _card(place: int, history: History) -> dict[str, Any]:
         "target": history.target.name,
         "status": history.status,
         "finished": (history.summary or {}).get("status") == "finished",
-        "verdict": wording.verdict(history),
+        "verdict": verdict(history),
     }
 
 

@@ -34,10 +34,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as text, and which footnote tells why there is none."""
+    """A number as text, which footnote tells why there is none, and what stands below it."""
 
     text: str
     note: int | None = None
+    asides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Line:
         cells: one per group and split, or one per group if `spanning`.
         spanning: whether a cell stands for the whole group.
         key: of the metric, if it is one.
+        secondary: whether it is made for another number of classes.
     """
 
     title: str
@@ -59,6 +61,7 @@ class Line:
     cells: list[Cell]
     spanning: bool = False
     key: str | None = None
+    secondary: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def numbers(histories: Sequence[History], groups: list[Group]) -> Numbers:
 
 def options(histories: Sequence[History]) -> list[Option]:
     """The configuration of the runs; options that differ come first."""
-    return _compared([history.run.config for history in histories])
+    return compared([history.run.config for history in histories])
 
 
 def settings(histories: Sequence[History]) -> list[Option]:
@@ -133,7 +136,7 @@ def settings(histories: Sequence[History]) -> list[Option]:
         if isinstance(versions, dict):
             info |= {f"version of {name}": version for name, version in versions.items()}
         flat.append(info)
-    return _compared(flat)
+    return compared(flat)
 
 
 def class_counts(history: History) -> dict[str, list[int]]:
@@ -173,7 +176,12 @@ def _metric_line(histories: Sequence[History], table: Numbers, key: str) -> Line
         for split in table.splits:
             value = metric(group.row, split, key)
             reason = None if value is not None else why_undefined(group.row, split, key)
-            cells.append(Cell(metric_value(key, value), _note(table.notes, reason)))
+            cells.append(
+                Cell(
+                    metric_value(key, value),
+                    None if reason is None else footnote(table.notes, reason),
+                )
+            )
     shown_runs = [histories[place] for place in dict.fromkeys(g.run for g in table.groups)]
     targets = dict.fromkeys(
         metric_value(key, history.target.values.get(key)) for history in shown_runs
@@ -183,10 +191,8 @@ def _metric_line(histories: Sequence[History], table: Numbers, key: str) -> Line
     return Line(title(key), " or ".join(targets), direction, cells, key=key)
 
 
-def _note(notes: list[str], reason: str | None) -> int | None:
-    """The number of the footnote with this reason, from 1."""
-    if reason is None:
-        return None
+def footnote(notes: list[str], reason: str) -> int:
+    """The number of the footnote with this reason, from 1; a new one where there is none."""
     if reason not in notes:
         notes.append(reason)
     return notes.index(reason) + 1
@@ -196,7 +202,8 @@ def _plain(text: str) -> Cell:
     return Cell(text)
 
 
-def _compared(values: Sequence[dict[str, Any]]) -> list[Option]:
+def compared(values: Sequence[dict[str, Any]]) -> list[Option]:
+    """Values by name side by side; those that differ come first."""
     names = dict.fromkeys(name for own in values for name in own)
     rows = []
     for name in names:

@@ -55,7 +55,7 @@ def target_of(run: Run, counts: Sequence[int], dim: int | None) -> Target:
         name = "orthogonal frame"
         vectors = orthogonal_frame(num_classes, num_classes, dtype=torch.float64).vectors
     elif regime == "general":
-        return Target("most uniform directions", regime, None, _at_collapse(num_seen, dim))
+        return target_at_collapse(num_seen, dim)
     else:
         # A simplex of the classes seen; the others have no place in it.
         cosines = torch.full((num_classes, num_classes), -1 / max(1, num_seen - 1)).double()
@@ -66,6 +66,13 @@ def target_of(run: Run, counts: Sequence[int], dim: int | None) -> Target:
     values = collapsed | {key: reached[key] for key in elsewhere}
     raw = kind == "frame" and str(run.config.get("frame")).partition(":")[0] == "hierarchy"
     return Target(name, regime, units @ units.T, values, elsewhere, raw)
+
+
+def target_at_collapse(num_seen: int, dim: int | None) -> Target:
+    """The target of a trained classifier: whatever so many classes collapse to."""
+    regime = regime_of(num_seen, num_seen if dim is None else dim)
+    name = "most uniform directions" if regime == "general" else "simplex ETF"
+    return Target(name, regime, None, _at_collapse(num_seen, dim))
 
 
 def _fixed(run: Run) -> Tensor | None:

@@ -1,18 +1,8 @@
-"""How a report says things: titles, numbers, verdicts, terms."""
-
-import math
-from dataclasses import dataclass
+"""How a report says things: titles, numbers, conventions, terms."""
 
 from neuralcollapse.metrics import METRICS
 from neuralcollapse.metrics.table import Metric
-from neuralcollapse.report.history import (
-    History,
-    Split,
-    accuracy,
-    metric,
-    why_undefined,
-)
-from neuralcollapse.report.snapshots import read_snapshot
+from neuralcollapse.report.history import History
 
 _TITLES = {
     "nc1": "NC1: within-class variability",
@@ -98,7 +88,18 @@ TERMS = (
 )
 
 
-_MOST_ALARMS = 6
+DEPTH_TERMS = (
+    (
+        "separation law",
+        "In a trained network the variability within classes falls by the same factor from layer "
+        "to layer (He, Su 2023); R² says how straight the line through the logarithms is.",
+    ),
+    (
+        "tunnel",
+        "The layers behind the one from which on 1 - VCI, the share of the labels that the best "
+        "linear map of a layer explains, stays near the last layer's (Masarczyk et al. 2023).",
+    ),
+)
 
 PREDICTION_TERMS = (
     (
@@ -122,14 +123,6 @@ PREDICTION_TERMS = (
         "above n* a small start may die.",
     ),
 )
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One statement of a verdict, and the metric that it rests on."""
-
-    text: str
-    key: str | None = None
 
 
 def title(key: str) -> str:
@@ -178,23 +171,6 @@ def arrow(history: History, key: str) -> str:
     return "↓" if metric_row(key).better == "lower" else "↑"
 
 
-def verdict(history: History) -> list[Sentence]:
-    """What the numbers of a run say, in a few sentences."""
-    sentences = [
-        _alarms(history),
-        _variability(history),
-        _means(history),
-        _classifier(history),
-        _alignment(history),
-        _decisions(history),
-        _accuracies(history),
-        _selection(history),
-        _room(history),
-        _absent(history),
-    ]
-    return [sentence for sentence in sentences if sentence is not None]
-
-
 def comparison(histories: list[History], differing: list[str]) -> str:
     """What a report compares, in a sentence or two; `differing` are names of options."""
     if len(histories) == 1:
@@ -237,168 +213,6 @@ def same_conventions(histories: list[History]) -> list[tuple[str, dict[str, str]
 
 def _sentence_start(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _value(history: History, key: str, split: Split = "train") -> float | None:
-    return metric(history.final, split, key)
-
-
-def _elsewhere(history: History, key: str) -> str:
-    """The value on the test samples, as an aside."""
-    test = _value(history, key, "test")
-    return "" if test is None else f" ({metric_value(key, test)} on test)"
-
-
-def _undefined(history: History, key: str, name: str) -> Sentence:
-    return Sentence(f"{name} is undefined: {why_undefined(history.final, 'train', key)}.", key)
-
-
-def _variability(history: History) -> Sentence:
-    key, epochs = "nc1", history.epochs
-    first, last = metric(history.rows[0], "train", key), _value(history, key)
-    if last is None:
-        return _undefined(history, key, "NC1")
-    if first is None or len(epochs) == 1:
-        text = f"NC1 is {shown(last, 3)} at epoch {epochs[-1]} on the training samples"
-    else:
-        verb = "fell" if last < 0.999 * first else "rose" if last > 1.001 * first else "went"
-        text = (
-            f"NC1 {verb} from {shown(first, 3)} at epoch {epochs[0]} to {shown(last, 3)} at epoch "
-            f"{epochs[-1]} on the training samples"
-        )
-    test = _value(history, key, "test")
-    return Sentence(text + ("." if test is None else f"; on test it is {shown(test, 3)}."), key)
-
-
-def _means(history: History) -> Sentence:
-    if history.target.regime == "general":
-        return _uniformity(history)
-    key = "nc2_etf_distance"
-    value = _value(history, key)
-    if value is None:
-        return _undefined(history, key, "The distance of the class means from the simplex ETF")
-    return Sentence(
-        f"The class means lie {shown(value, 3)} from a simplex ETF (0 is exact; distance of Gram "
-        "matrices).",
-        key,
-    )
-
-
-def _uniformity(history: History) -> Sentence:
-    """Of more classes than a simplex has vertices in so many dimensions."""
-    key = "gnc2_energy_gap"
-    value = _value(history, key)
-    if value is None:
-        return _undefined(history, key, "How far the class means are from the most uniform")
-    side = "above" if value >= 0 else "below"
-    return Sentence(
-        f"The directions of the class means have a log energy per pair {shown(abs(value), 3)} "
-        f"{side} the least known (0 is as uniform as is known).",
-        key,
-    )
-
-
-def _classifier(history: History) -> Sentence | None:
-    key = "nc2w_etf_distance"
-    target = history.target.values.get(key)
-    if target is None or history.target.regime == "general":
-        return None
-    value = _value(history, key)
-    if value is None:
-        return _undefined(history, key, "The distance of the classifier from the simplex ETF")
-    aside = f", where its target, the {history.target.name}, lies {shown(target, 3)}"
-    return Sentence(
-        f"The rows of the classifier lie {shown(value, 3)} from a simplex ETF"
-        f"{aside if key in history.target.elsewhere else ''}.",
-        key,
-    )
-
-
-def _alignment(history: History) -> Sentence:
-    key = "nc3_alignment"
-    value = _value(history, key)
-    if value is None:
-        return _undefined(history, key, "The alignment of classifier and class means")
-    target = history.target.values.get(key)
-    apart = key in history.target.elsewhere
-    aside = f" ({shown(target)} for a classifier at its target)" if apart else ""
-    return Sentence(
-        f"The mean cosine between classifier rows and class means is {shown(value)}{aside}.", key
-    )
-
-
-def _decisions(history: History) -> Sentence:
-    key = "nc4_disagreement"
-    value = _value(history, key)
-    if value is None:
-        return _undefined(history, key, "The disagreement with the nearest class mean")
-    return Sentence(
-        f"On {share(value)} of the training samples{_elsewhere(history, key)} the classifier "
-        "decides differently from the nearest class mean.",
-        key,
-    )
-
-
-def _accuracies(history: History) -> Sentence | None:
-    splits = ("train", "validation", "test")
-    known = {split: accuracy(history.final, split) for split in splits}
-    said = [f"{split} {share(value)}" for split, value in known.items() if value is not None]
-    return Sentence(f"Accuracy: {', '.join(said)}.") if said else None
-
-
-def _selection(history: History) -> Sentence | None:
-    selected, summary = history.selected, history.summary or {}
-    if selected is not None:
-        epoch, best = selected["epoch"], accuracy(selected, "validation")
-        test = accuracy(selected, "test")
-    else:
-        epoch, best = summary.get("best_epoch"), summary.get("best_validation_accuracy")
-        test = summary.get("test_accuracy_at_best")
-    if epoch is None or not isinstance(best, int | float):
-        return None
-    aside = f", where test accuracy is {share(test)}" if isinstance(test, int | float) else ""
-    return Sentence(f"Validation accuracy was best at epoch {epoch}: {share(best)}{aside}.")
-
-
-def _alarms(history: History) -> Sentence | None:
-    """Which rare classes collapse, as the alarm said at the first epoch that it did."""
-    first: dict[tuple[str, str], tuple[str, int]] = {}
-    for row in history.rows:
-        for alarm in row.get("alarms") or ():
-            key = (str(alarm.get("kind")), str(alarm.get("classes")))
-            first.setdefault(key, (str(alarm.get("text")), row["epoch"]))
-    if not first:
-        return None
-    said = [f"{text} (epoch {epoch})" for text, epoch in list(first.values())[:_MOST_ALARMS]]
-    more = len(first) - len(said)
-    aside = f"; and {more} more" if more else ""
-    title = "Rare classes" if all(kind == "fading" for kind, _ in first) else "Minority collapse"
-    return Sentence(f"{title}: {'; '.join(said)}{aside}.")
-
-
-def _room(history: History) -> Sentence | None:
-    """Whether the simplex fits into the features at all."""
-    epochs = history.run.snapshot_epochs()
-    if not epochs:
-        return None
-    classes, dim = read_snapshot(history, epochs[-1]).means.shape
-    if classes <= dim + 1:
-        return None
-    floor = math.sqrt(2 - 2 * math.sqrt(dim / (classes - 1)))
-    return Sentence(
-        f"No simplex of {classes} classes fits into {dim} dimensions: the distance from a simplex "
-        f"ETF cannot fall below {shown(floor, 3)}, and the GNC2 numbers are primary.",
-        "nc2_etf_distance",
-    )
-
-
-def _absent(history: History) -> Sentence | None:
-    absent = absent_classes(history)
-    if not absent:
-        return None
-    named = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
-    count = f"{len(absent)} of {history.num_classes} classes"
-    return Sentence(f"{count} have no training sample and are left out: {named}.")
 
 
 def absent_classes(history: History) -> list[str]:
