@@ -59,8 +59,9 @@ def jackknife_intervals(
     their values are `known`; those that are undefined with or without a part have none.
 
     A class of a single sample is never left out, since without it the metric would be that of fewer
-    classes; the error that it brings is not in the interval. Of n samples in n parts, the error
-    comes out too wide, by up to sqrt(n / (n - 1)).
+    classes; the error that it brings is not in the interval. Where a class has n samples, one in
+    each of n parts, the error of its mean comes out too wide by sqrt(n / (n - 1)); of three samples
+    a class, that of `nc1_trace_unbiased` was 1.3 times the true one.
 
     Blind to bias: a metric that is off by as much in every part, as NC1 is for few samples per
     class, is off in its interval too.

@@ -105,8 +105,8 @@ def measure(
             have samples; see `jackknife_intervals` for what that does. The intervals of accuracy,
             `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
             from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
-            have none. Takes memory for 20 times the sums, 20 (K d + d^2) doubles or more, or 20 K d
-            with scatter=False: 3 GB at d = 4096.
+            have none. Takes memory for 20 times the sums, some 30 (K d + d^2) doubles (4.5 GB at
+            d = 4096), or 30 K d with scatter=False.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
