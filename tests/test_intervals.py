@@ -47,13 +47,14 @@ def head(num_classes: int = CLASSES) -> nn.Linear:
     return layer
 
 
-def parts_by_hand(labels: Tensor, first: int = 0) -> list[int]:
+def parts_by_hand(labels: Tensor) -> list[int]:
     """A loop: every class's samples in turns, class k beginning with part 7 k."""
     turns: dict[int, int] = {}
     parts = []
-    for label in labels.tolist():
-        turns[label] = turns.get(label, 7 * label + first) + 1
-        parts.append((turns[label] - 1) % 20)
+    for label in map(int, labels):
+        turn = turns.get(label, 7 * label)
+        turns[label] = turn + 1
+        parts.append(turn % 20)
     return parts
 
 

@@ -145,11 +145,10 @@ class Measurement:
                 if values.get("depth") is None
                 else DepthProfile.from_dict(values["depth"]),
                 intervals={
-                    str(key): Interval(**{name: float(end) for name, end in one.items()})
-                    for key, one in (values.get("intervals") or {}).items()
+                    str(key): _interval(one) for key, one in (values.get("intervals") or {}).items()
                 },
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
 
     def save(self, path: str | Path) -> None:
@@ -299,6 +298,13 @@ def conclude(
         bias=bias,
         intervals=intervals,
     )
+
+
+def _interval(values: Mapping[str, Any]) -> Interval:
+    numbers = [float(values[name]) for name in ("value", "standard_error", "low", "high")]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("an interval has an end that is not finite")
+    return Interval(*numbers)
 
 
 def _single_samples(statistics: ClassStatistics) -> tuple[str, ...]:
