@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """What somebody solved for on this machine must not decide a test."""
     monkeypatch.setenv("NEURALCOLLAPSE_CACHE", str(next(_caches)))
+
+
+@pytest.fixture
+def bounded_memory() -> Iterator[None]:
+    """Two more GiB at most: hostile numbers must fail, not swallow the machine."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ from neuralcollapse.theory import (
 BASES = {"loss", "frame", "head", "pairs", "table", "evaluation"}
 # Frames made of a hierarchy, not of a number of classes, and what they are made with: no choices
 # of the option --frame, with tests of their own.
-BASES |= {"hierarchical", "branching", "low_rank", "nearest"}
+BASES |= {"hierarchical", "branching", "low_rank", "nearest", "node_spaces"}
 
 
 def siblings(folder: ModuleType) -> Iterator[ModuleType]:

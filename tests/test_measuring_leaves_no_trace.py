@@ -36,7 +36,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
     "nothing": (batches, KeyError),
     "the loader": (breaking_loader, OSError),
     "the labels": (breaking_labels, ValueError),
-    "the model": (lambda: [(torch.zeros(3, 5), torch.zeros(3).long())], RuntimeError),
+    "the model": (lambda: [(torch.zeros(3, 5), torch.zeros(3).long())], ValueError),
     "no data": (lambda: [], ValueError),
 }
 

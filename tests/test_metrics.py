@@ -50,7 +50,7 @@ def test_float32_features_lose_no_more_than_their_residuals(w: World) -> None:
 
 @pytest.mark.parametrize("w", **world_cases)
 def test_float64_is_kept(w: World) -> None:
-    """2.3 (10): published tools round float64 to float32 inside; 1e-8 would then be 1e-7."""
+    """Published tools round float64 to float32 inside; 1e-8 would then be 1e-7."""
     nudged = w.replace(features=w.features * (1 + 1e-10))
     for key in ("nc1_trace_ratio", "cdnv"):
         assert all_values(nudged)[key] == pytest.approx(all_values(w)[key], rel=1e-7, abs=1e-30)
@@ -76,7 +76,7 @@ def test_values_are_scalars_in_float64() -> None:
 
 
 def test_two_classes_by_hand() -> None:
-    """6.1: four points, every number in closed form."""
+    """Four points, every number in closed form."""
     values = all_values(by_name("by hand"))
     assert values["nc1"] == pytest.approx(0.125, rel=1e-14)
     assert values["nc1_trace_ratio"] == pytest.approx(0.375, rel=1e-14)
@@ -91,7 +91,7 @@ def test_two_classes_by_hand() -> None:
 @pytest.mark.parametrize("num_classes", [2, 3, 4, 10, 100])
 @pytest.mark.parametrize("spare", [0, 3])
 def test_perfect_collapse_is_zero(num_classes: int, spare: int) -> None:
-    """6.2: scale, rotation and a common offset do not matter."""
+    """Scale, rotation and a common offset do not matter."""
     values = all_values(collapsed(num_classes, num_classes - 1 + spare, count=2))
     for metric in METRICS:
         # The offset has norm up to 30 beside vertices of length 3: rounding of the input.
@@ -109,7 +109,7 @@ def test_perfect_collapse_is_zero(num_classes: int, spare: int) -> None:
     ],
 )
 def test_cross_polytope(dim: int, std_cosine: float, deviation: float, distance: float) -> None:
-    """6.2: K = 2 d vectors, equal norms, two angles."""
+    """K = 2 d vectors, equal norms, two angles."""
     values = all_values(world("cross-polytope", 5 * cross_polytope(dim) + 1, 2, 0.0))
     assert values["nc2_equinorm"] == pytest.approx(0, abs=1e-13)
     assert values["nc2_equiangle"] == pytest.approx(std_cosine, rel=1e-12)
@@ -128,7 +128,7 @@ def test_cross_polytope(dim: int, std_cosine: float, deviation: float, distance:
 def test_tight_frames_reach_the_floor_of_the_etf_distance(
     num_classes: int, dim: int, floor: float
 ) -> None:
-    """6.2: for K > d + 1 nothing comes nearer than sqrt(2 - 2 sqrt(d / (K - 1)))."""
+    """For K > d + 1 nothing comes nearer than sqrt(2 - 2 sqrt(d / (K - 1)))."""
     frame = torch.from_numpy(harmonic_frame(num_classes, dim))
     assert float(etf_distance(frame)) == pytest.approx(floor, abs=1e-7)
     bent = frame + 0.1 * torch.randn(frame.shape, generator=torch.Generator().manual_seed(0))
@@ -149,7 +149,7 @@ def noise_statistics(means: np.ndarray, count: int, scale: float, seed: int) -> 
     "num_classes, dim, count, repeats", [(10, 64, 20, 100), (5, 32, 50, 100), (40, 16, 30, 60)]
 )
 def test_pure_noise(num_classes: int, dim: int, count: int, repeats: int) -> None:
-    """6.3: Gaussian features without any class; NC1 is then far from 1."""
+    """Gaussian features without any class; NC1 is then far from 1."""
 
     def values(seed: int) -> list[float]:
         statistics = noise_statistics(np.zeros((num_classes, dim)), count, 1.0, seed)
@@ -174,7 +174,7 @@ def test_pure_noise(num_classes: int, dim: int, count: int, repeats: int) -> Non
     "count, repeats, mean", [(5, 150, 0.008950), (20, 60, 0.010775), (100, 20, 0.011252)]
 )
 def test_noise_on_a_simplex(count: int, repeats: int, mean: float) -> None:
-    """6.4: K = 10, d = 64, s = 0.3; population NC1 = s^2 (K-1)^2 / (d K) and ratio s^2."""
+    """K = 10, d = 64, s = 0.3; population NC1 = s^2 (K-1)^2 / (d K) and ratio s^2."""
     vertices, scale = simplex_vertices(10, 64), 0.3 / math.sqrt(64)
 
     def values(seed: int) -> list[float]:
@@ -191,7 +191,7 @@ def test_noise_on_a_simplex(count: int, repeats: int, mean: float) -> None:
 
 
 def test_many_samples_reach_the_population_value() -> None:
-    """6.4 at n = 1000: 0.011387 of 0.011391."""
+    """At n = 1000: 0.011387 of 0.011391."""
     statistics = noise_statistics(simplex_vertices(10, 64), 1000, 0.3 / 8, seed=0)
     assert float(nc.nc1(statistics)) == pytest.approx(0.011387, rel=0.01)
 

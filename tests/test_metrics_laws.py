@@ -63,7 +63,7 @@ def test_no_metric_sees_a_harmless_change(change: str) -> None:
 
 
 def test_signed_deviations_would_see_nothing() -> None:
-    """1.3 (7): the mean cosine of centred means of equal norm is -1/(K-1) however they lie."""
+    """The mean cosine of centred means of equal norm is -1/(K-1) however they lie."""
     antipodal = world("two poles", cross_polytope(4)[[0, 0, 0, 4, 4, 4]], 4, 0.05, in_pairs=True)
     means = antipodal.statistics().centred_means()
     cosines = reference.metrics.cosines(means.numpy())
@@ -77,7 +77,7 @@ def test_signed_deviations_would_see_nothing() -> None:
 
 
 def test_an_absent_class_is_not_a_zero_mean() -> None:
-    """2.3 (6): two of twelve classes empty, far from the origin; as if there were only ten."""
+    """Two of twelve classes empty, far from the origin; as if there were only ten."""
     full = world("ten", 2 + simplex_vertices(10, 16), 8, 0.2, seed=3)
     spread = torch.tensor([0, 1, 2, 4, 5, 6, 7, 8, 9, 10])
     generator = torch.Generator().manual_seed(0)
@@ -104,7 +104,7 @@ def test_a_class_never_seen_can_be_chosen_but_cannot_be_nearest() -> None:
 
 
 def test_the_bias_decides_for_nc4() -> None:
-    """2.3 (9): the incumbent has no bias argument."""
+    """The incumbent has no bias argument."""
     # An offset of the features along one row, which the bias takes back.
     w = collapsed()
     w = w.replace(features=w.features + w.weight[0], bias=w.bias - w.weight @ w.weight[0])

@@ -22,7 +22,7 @@ from neuralcollapse.metrics.decision import DualDecisions
 def test_blockwise_sweeps_equal_the_dense_ones(
     w: World, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2.3 (3): the incumbent raises where one class is left for the last tile."""
+    """The incumbent raises where one class is left for the last tile."""
     dense = all_values(w)
     monkeypatch.setattr(neuralcollapse.metrics.pairs, "_BLOCK", block)
     monkeypatch.setattr(neuralcollapse.metrics.decision, "_BLOCK_SCORES", block)
@@ -31,7 +31,7 @@ def test_blockwise_sweeps_equal_the_dense_ones(
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6, 1e-8])
 def test_cdnv_of_means_that_nearly_coincide(gap: float) -> None:
-    """3.3: squared distances from inner products lose their digits below 1e-4."""
+    """Squared distances from inner products lose their digits below 1e-4."""
     means = 8 * simplex_vertices(6, 64, 3)
     means[1] = means[0] + gap * rotation(64, 4)[0]
     w = world("near", means, 4, 1e-3, in_pairs=True, seed=5)
@@ -44,7 +44,7 @@ def test_cdnv_of_means_that_nearly_coincide(gap: float) -> None:
 @pytest.mark.parametrize("w", **world_cases)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_variability_is_never_negative(w: World, dtype: torch.dtype) -> None:
-    """2.4: "NC is negative?"; the float32 inverse of a covariance of rank K-1 gave -187."""
+    """Asked as "NC is negative?": the float32 inverse of a covariance of rank K-1 gave -187."""
     values = all_values(w, dtype=dtype)
     assert values["nc1"] >= 0
     assert values["nc1_trace_ratio"] >= 0
@@ -54,7 +54,7 @@ def test_variability_is_never_negative(w: World, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5, 1e-7])
 def test_nc1_in_many_dimensions_near_total_collapse(noise: float) -> None:
-    """3.5: K = 10, d = 512, float32 features; the published routes give -187, 2e7 or 6 % of it."""
+    """K = 10, d = 512, float32 features; the published routes give -187, 2e7 or 6 % of it."""
     w = world("flat", simplex_vertices(10, 512, 1) + 1, 6, noise / 512**0.5, seed=2)
     single = w.replace(features=w.features.float().double())
     expected = reference_values(single)["nc1"]
@@ -63,7 +63,7 @@ def test_nc1_in_many_dimensions_near_total_collapse(noise: float) -> None:
 
 
 def test_nc1_sees_directions_that_the_means_hardly_span() -> None:
-    """2.3 (8): a pseudo-inverse in float32 drops them and is 94 % low."""
+    """A pseudo-inverse in float32 drops them and is 94 % low."""
     w = by_name("steep hierarchy")
     m = reference.metrics.moments(w.features.numpy(), w.labels.numpy(), w.num_classes)
     singular = np.linalg.svd(m.centred(), compute_uv=False)
@@ -91,7 +91,7 @@ def test_nc1_takes_the_rounding_of_an_offset_for_no_direction(offset: float) -> 
 
 @pytest.mark.parametrize("offset", [0.0, 700.0, 7000.0, 1e6])
 def test_nearest_means_far_from_the_origin(offset: float) -> None:
-    """2.3 (9): |x|^2 + |m|^2 - 2 x m in float32 is right for 12.6 % at 7000 class distances."""
+    """|x|^2 + |m|^2 - 2 x m in float32 is right for 12.6 % at 7000 class distances."""
     w = world("far", simplex_vertices(10, 16, 2) + offset, 20, 0.3, seed=3)
     features = w.features.float()
     statistics = ClassStatistics.from_features(features, w.labels, 10)
@@ -107,7 +107,7 @@ def test_nearest_means_far_from_the_origin(offset: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_half_precision_classifiers_and_parameters(dtype: torch.dtype) -> None:
-    """2.3 (4): the incumbent raises on bfloat16 weights and on weights that require gradients."""
+    """The incumbent raises on bfloat16 weights and on weights that require gradients."""
     w = by_name("noisy")
     rounded = w.replace(
         features=w.features.to(dtype).double(),

@@ -441,8 +441,8 @@ def refusals() -> Iterator[Any]:
             "scores for labels",
             mistake_severity,
             (S, Y, BINARY),
-            TypeError,
-            "predictions must be int",
+            ValueError,
+            "predictions must be 1-D",
         ),
         ("one-hot", mistake_severity, (S.long(), Y, BINARY), ValueError, "predictions must be 1-D"),
         (

@@ -54,6 +54,12 @@ def test_layers_are_drawn_with_their_law(tmp_path: Path) -> None:
     json.dumps([panel.figure for panel in panels], allow_nan=False)
 
 
+def test_a_law_that_is_not_there_is_told(tmp_path: Path) -> None:
+    depths = depths_of_runs(read_histories([with_layers(tmp_path / "two", [8, 4])]))
+    (note,) = depth_notes(depths)
+    assert "there is no separation law, it needs 3 layers, got 2" in note
+
+
 def test_without_layers_nothing_is_drawn(tmp_path: Path) -> None:
     assert depth_panels(depths_of_runs(read_histories([write_record(tmp_path / "plain")]))) == []
 

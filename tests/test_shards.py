@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from array_files import write
 from cli.command import run
 from neuralcollapse import ClassStatistics, jackknife_intervals, measure_features
 from neuralcollapse.shards import measure_shards, shard_files
@@ -21,14 +21,6 @@ LABELS[-1] = 3
 MEANS = 3 * GENERATOR.standard_normal((4, 6))
 FEATURES = MEANS[LABELS] + GENERATOR.standard_normal((120, 6))
 WEIGHT, BIAS = MEANS.copy(), -(MEANS**2).sum(1) / 2
-
-
-def write(path: Path, **arrays: Any) -> Path:
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-    else:
-        save_file({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}, path)
-    return path
 
 
 def shards(folder: Path, count: int = 5, suffix: str = "safetensors", **more: Any) -> list[Path]:

@@ -57,7 +57,7 @@ def test_the_views_follow_their_definitions(w: World, global_mean: Any) -> None:
 
     close(statistics.variances, m.spread, 0)
     close(statistics.within_covariance, m.within, float(np.trace(m.within)) * 100)
-    # 2.3 (1): the incumbent's mean over samples raises.
+    # The incumbent's mean over samples raises.
     close(statistics.global_mean(global_mean), m.centre(global_mean), size)
     close(statistics.centred_means(global_mean), m.centred(global_mean), size)
 

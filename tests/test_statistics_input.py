@@ -23,7 +23,7 @@ def test_any_integer_labels_will_do(labels_dtype: torch.dtype) -> None:
 
 
 def test_layout_does_not_matter() -> None:
-    """2.3 (5): batches of one sample; transposed, strided and expanded input."""
+    """Batches of one sample; transposed, strided and expanded input."""
     w = world("noisy", simplex_vertices(4, 6), 10, 0.3)
     features, labels = w.features, w.labels
     strided = torch.zeros(40, 12, dtype=torch.float64)
@@ -246,6 +246,24 @@ def test_bad_input_is_named_and_leaves_the_accumulator_as_it_was(name: str, fres
 def test_bad_sizes_are_named(arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         StatisticsAccumulator(*arguments)
+
+
+@pytest.mark.parametrize("device", ["meta", "nowhere", 3.5])
+def test_bad_devices_are_named(device: Any) -> None:
+    with pytest.raises(ValueError, match="device must"):
+        StatisticsAccumulator(2, 3, device=device)
+
+
+def test_tensors_without_data_are_named() -> None:
+    accumulator = StatisticsAccumulator(2, 3)
+    features, labels = torch.ones(2, 3), torch.arange(2)
+    with pytest.raises(ValueError, match="features must hold data"):
+        accumulator.update(features.to("meta"), labels)
+    with pytest.raises(ValueError, match="labels must hold data"):
+        accumulator.update(features, labels.to("meta"))
+    accumulator.update(features, labels)
+    with pytest.raises(ValueError, match="other must hold data"):
+        accumulator.result().merge(accumulator.result().to("meta"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])

@@ -93,7 +93,7 @@ def test_any_batches_in_one_accumulator_give_the_same(cuts: list[int]) -> None:
 @pytest.mark.parametrize("w", **world_cases)
 @pytest.mark.parametrize("num_shards", [2, 8])
 def test_merged_shards_in_float64_are_exact(w: World, num_shards: int) -> None:
-    """6.6: relative 1e-12; a share of counts in float32 gives 1e-8."""
+    """Relative 1e-12; a share of counts in float32 gives 1e-8."""
     shards = [
         ClassStatistics.from_features(
             w.features[i::num_shards], w.labels[i::num_shards], w.num_classes

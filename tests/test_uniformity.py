@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import neuralcollapse as nc
+import neuralcollapse.metrics.spread_within
 import neuralcollapse.metrics.uniformity
 import reference.metrics
 from cases.worlds import cross_polytope, rotation, simplex_vertices
@@ -294,7 +295,7 @@ def test_hug_intra_in_parts_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     features = normals(24, 5) + 2 * normals(3, 5, seed=1)[labels]
     statistics = ClassStatistics.from_features(features, labels, 3)
     whole = float(nc.hug_intra(statistics, features, labels))
-    monkeypatch.setattr(neuralcollapse.metrics.uniformity, "_BLOCK_FEATURES", 11)
+    monkeypatch.setattr(neuralcollapse.metrics.spread_within, "_BLOCK_FEATURES", 11)
     parts = [SpreadWithin(statistics), SpreadWithin(statistics)]
     parts[0].update(features[:7], labels[:7])
     parts[0].update(features[7:9], labels[7:9])

@@ -113,7 +113,7 @@ if TYPE_CHECKING:
     from neuralcollapse.metrics import preference_score as preference_score
     from neuralcollapse.metrics import principal_angles as principal_angles
     from neuralcollapse.metrics import vci as vci
-    from neuralcollapse.mistakes import MistakeAccumulator as MistakeAccumulator
+    from neuralcollapse.mistake_accumulator import MistakeAccumulator as MistakeAccumulator
     from neuralcollapse.mistakes import Mistakes as Mistakes
     from neuralcollapse.shards import measure_shards as measure_shards
     from neuralcollapse.splits import ClassCollapse as ClassCollapse
@@ -171,7 +171,8 @@ _FACE = {
         "nc2w_max_angle nc3_alignment nc3_duality nc3_subspace nc4_disagreement "
         "nc5_orthogonality preference_score principal_angles vci"
     ),
-    "mistakes": "MistakeAccumulator Mistakes",
+    "mistake_accumulator": "MistakeAccumulator",
+    "mistakes": "Mistakes",
     "shards": "measure_shards",
     "splits": (
         "ClassCollapse SplitComparison class_collapse class_groups compare_splits "

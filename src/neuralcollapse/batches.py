@@ -8,10 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.checks import INTEGER_DTYPES
+from neuralcollapse.checks import INTEGER_DTYPES, check_data
 
 _LABELS = ("labels", "label", "targets", "target", "y")
 _INPUTS = ("inputs", "input", "images", "image", "pixel_values", "x", "features", "data")
+
+
+class _MisnamedInputs(TypeError):
+    """A sentence already, also where a model calls another by `run_model`."""
+
+
+def check_loader(name: str, loader: Any) -> None:
+    """Raise if a loader is a batch rather than batches, or nothing that can be run through."""
+    if isinstance(loader, Tensor | Mapping | str):
+        raise TypeError(
+            f"{name} must yield batches, got one {type(loader).__name__}; put it into a list"
+        )
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise TypeError(
+            f"{name} must yield batches, got {type(loader).__name__}; give a "
+            "torch.utils.data.DataLoader, or a list of (inputs, labels)"
+        )
 
 
 def split_batch(batch: Any) -> tuple[Any, Tensor]:
@@ -34,13 +51,15 @@ def split_batch(batch: Any) -> tuple[Any, Tensor]:
         if name is not None:
             inputs, labels = {k: v for k, v in fields.items() if k != name}, fields[name]
             if isinstance(labels, Tensor) and any(isinstance(v, Tensor) for v in inputs.values()):
-                return inputs, labels
+                return inputs, _with_data("labels", labels)
         given = f"{type(batch).__name__} of {', '.join(map(str, fields)) or 'nothing'}"
     elif isinstance(batch, tuple | list) and len(batch) >= 2:
         inputs, labels = batch[0], batch[1]
         if isinstance(labels, Tensor) and (isinstance(inputs, Tensor) or _holds_tensors(inputs)):
-            return inputs, labels
+            return inputs, _with_data("labels", labels)
         given = f"({type(inputs).__name__}, {type(labels).__name__}, ...)"
+        if isinstance(labels, int):
+            given += ", a single sample; put the data set into a torch.utils.data.DataLoader"
     else:
         given = type(batch).__name__
     raise TypeError(
@@ -55,16 +74,31 @@ def run_model(model: nn.Module, inputs: Any, device: torch.device) -> Any:
     A tensor is the only argument, a tuple or list gives the arguments in order. Of a dictionary or
     dataclass the entries that `forward` has a name for go by name; where it has none of them, the
     one that is a tensor, or is called inputs, image, x or the like, is the only argument.
+
+    Raises:
+        ValueError: if the model fails on them; what it raised is the cause.
     """
     fields = _fields(inputs)
+    named: dict[str, Any] = {}
     if fields is not None:
         named = _accepted(model, fields)
-        if named:
-            return model(**{name: _moved(value, device) for name, value in named.items()})
-        return model(_moved(_only_input(fields), device))
-    if isinstance(inputs, tuple | list):
-        return model(*(_moved(value, device) for value in inputs))
-    return model(_moved(inputs, device))
+        unnamed = [] if named else [_only_input(fields)]
+    else:
+        unnamed = inputs if isinstance(inputs, tuple | list) else [inputs]
+    unnamed = [_moved(value, device) for value in unnamed]
+    named = {name: _moved(value, device) for name, value in named.items()}
+    try:
+        return model(*unnamed, **named)
+    except (IndexError, RuntimeError, TypeError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError | _MisnamedInputs):
+            raise
+        given = [_described(value) for value in unnamed]
+        given += [f"{name}={_described(value)}" for name, value in named.items()]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"model must take the inputs of a batch, got {', '.join(given)} for parameters "
+            f"{_placed(model)}: {reason}"
+        ) from error
 
 
 def labelled_samples(
@@ -160,11 +194,34 @@ def _only_input(fields: Mapping[str, Any]) -> Any:
     tensors = named or [name for name, value in fields.items() if isinstance(value, Tensor)]
     if len(tensors) == 1 or named:
         return fields[tensors[0]]
-    raise TypeError(
+    raise _MisnamedInputs(
         f"loader must yield names that the model's forward has, got {', '.join(fields)}; rename "
         f"them, or call the input {_INPUTS[0]!r}"
     )
 
 
 def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        _with_data("inputs", value)
     return value.to(device) if hasattr(value, "to") else value
+
+
+def _with_data(name: str, value: Tensor) -> Tensor:
+    check_data(name, value)
+    return value
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{_plain(value)} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def _placed(model: nn.Module) -> str:
+    """In which types and on which devices the parameters of a model are."""
+    found = {f"of {_plain(parameter)} on {parameter.device}" for parameter in model.parameters()}
+    return " and ".join(sorted(found)) or "of none"
+
+
+def _plain(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -52,6 +52,8 @@ def check_matrix(
         raise ValueError(
             f"{name} must be 2-D (rows are samples or classes), got shape {tuple(value.shape)}"
         )
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {value.layout}; convert with .to_dense()")
     if not value.is_floating_point():
         raise TypeError(
             f"{name} must be floating point, got {_dtype(value)}; convert with .float()"
@@ -115,13 +117,14 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
     """Raise if a label lies outside [0, num_classes). Reads the values: waits for a GPU."""
     if not len(labels):
         return
+    check_data(name, labels)
     low, high = (int(bound) for bound in torch.aminmax(labels))
     if low >= 0 and high < num_classes:
         return
     if low >= 1 and high == num_classes:
         hint = f"are your {name} 1-based?"
     elif low < 0:
-        hint = "leave out samples with an ignore index before measuring"
+        hint = "leave out samples with an ignore index before measuring, or name it as ignore_index"
     else:
         hint = f"use num_classes >= {high + 1}"
     raise ValueError(
@@ -131,6 +134,7 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
 
 def classes_in(labels: Tensor) -> int:
     """The number of classes where nothing but the labels tells it: the largest plus one, or 1."""
+    check_data("labels", labels)
     most = max(0, int(labels.max())) + 1 if len(labels) else 1
     if most > _MOST_CLASSES:
         raise ValueError(
@@ -140,8 +144,17 @@ def classes_in(labels: Tensor) -> int:
     return most
 
 
+def check_data(name: str, value: Tensor) -> None:
+    """Raise if `value` has no values to read, being on the meta device."""
+    if value.is_meta:
+        raise ValueError(
+            f"{name} must hold data, got a tensor of shape {tuple(value.shape)} on the meta device"
+        )
+
+
 def check_finite(name: str, value: Tensor) -> None:
     """Raise if `value` holds NaN or infinity. Reads the values: waits for a GPU."""
+    check_data(name, value)
     # A finite sum proves all finite in one pass without a mask; overflow only costs the slow path.
     if value.numel() == 0 or bool(torch.isfinite(value.sum())):
         return

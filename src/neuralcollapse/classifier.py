@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from neuralcollapse.heads import AbstractHead
-from neuralcollapse.tap import FeatureTap, find_head
+from neuralcollapse.tap import FeatureTap, check_model, find_head
 
 _Model = TypeVar("_Model", bound=nn.Module)
 # Where models keep the number of their classes, beside the classifier itself.
@@ -32,7 +32,7 @@ def to_head(
         num_classes: width of the classifier to replace.
 
     Raises:
-        TypeError: if head is no head.
+        TypeError: if head is no head or model no module.
         ValueError: if there is no such classifier, if it receives features of another width, or
             if the model is the classifier itself.
 
@@ -56,9 +56,12 @@ def to_head(
             f"head must have dim={width}, the width of the features that enter {name!r}, got "
             f"dim={head.dim}"
         )
-    parent, _, place = name.rpartition(".")
     head.to(old.weight.device, old.weight.dtype).train(old.training)
-    setattr(model.get_submodule(parent), place, head)
+    # Under every name that it has: the model may call it by another than the first.
+    for known, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            parent, _, place = known.rpartition(".")
+            setattr(model.get_submodule(parent), place, head)
     for owner in (model, getattr(model, "config", None)):
         for count in _COUNTS:
             if rows != head.num_classes and getattr(owner, count, None) == rows:
@@ -107,6 +110,7 @@ def _classifier(
     model: nn.Module, head: AbstractHead, layer: str | None, num_classes: int | None
 ) -> tuple[str, nn.Linear | AbstractHead]:
     """The one asked for; without a wish, the last of the head's shape, or else the last."""
+    check_model(model)
     if layer is None and num_classes is None:
         shape = (head.num_classes, head.dim)
         alike = [

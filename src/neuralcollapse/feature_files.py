@@ -33,7 +33,7 @@ def shard_files(patterns: Sequence[str | Path]) -> list[Path]:
 def named_files(patterns: Sequence[str | Path]) -> list[Path]:
     """The files that paths and patterns name, as often as they do."""
     files: list[Path] = []
-    for pattern in map(str, patterns):
+    for pattern in map(str, _check_several(patterns)):
         found = [pattern]
         if glob.has_magic(pattern) and not Path(pattern).exists():
             found = sorted(glob.glob(pattern, recursive=True))
@@ -46,7 +46,7 @@ def named_files(patterns: Sequence[str | Path]) -> list[Path]:
 def check_distinct(files: Sequence[str | Path]) -> list[Path]:
     """The files as paths; an error if two of them are one."""
     paths: dict[str, Path] = {}
-    for path in map(Path, files):
+    for path in map(Path, _check_several(files)):
         known = paths.setdefault(os.path.realpath(path), path)
         if known is not path:
             also = "" if known == path else f", once as {known}"
@@ -55,6 +55,12 @@ def check_distinct(files: Sequence[str | Path]) -> list[Path]:
                 "twice, so leave it out or choose the files by shard_files"
             )
     return list(paths.values())
+
+
+def _check_several(files: Sequence[str | Path]) -> Sequence[str | Path]:
+    if isinstance(files, str | Path):
+        raise TypeError(f"files must be a list, got {str(files)!r}; put it into one: [...]")
+    return files
 
 
 def read_features(file: Path) -> dict[str, Any]:

@@ -76,9 +76,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: (tensors, metadata). A damaged one gives a ValueError."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
+    path = _file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -89,9 +87,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Read the arrays of an .npz file; nothing is unpickled. A damaged one gives a ValueError."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
+    path = _file(path)
     try:
         with path.open("rb") as file:
             if file.read(2) not in (b"PK", b"\x93N"):  # a zip archive, or a bare array
@@ -106,6 +102,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a readable .npz file: {reason}") from None
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    return path
 
 
 def _native(array: np.ndarray) -> np.ndarray:

@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from neuralcollapse.checks import check_matrix
 from neuralcollapse.metrics.evaluation import evaluate
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
 from neuralcollapse.metrics.table import METRICS
@@ -96,6 +98,7 @@ def jackknife_intervals(
     confidence = check_number("confidence", confidence, minimum=0, exclusive=True)
     if confidence >= 1:
         raise ValueError(f"confidence must be below 1, got {confidence:g}")
+    _check_parts(parts, weight)
     keys = {metric.key for metric in METRICS}
     for key in metrics or ():
         if key not in keys:
@@ -107,16 +110,16 @@ def jackknife_intervals(
                 f"known must hold the value of all data and one without each of the {len(parts)} "
                 f"parts, got {len(found)} for {key!r}"
             )
-    sizes = sizes_to_leave_out(parts)
+    whole = reduce(ClassStatistics.merge, parts) if parts else None
+    sizes = [] if whole is None else sizes_to_leave_out(parts, whole)
     full = [j for j, size in enumerate(sizes) if size]
-    if len(full) < 2:
+    if whole is None or len(full) < 2:
         raise ValueError(
             f"parts must be at least two with samples, got {len(full)} (classes of a single sample "
             "do not count); cut the data into 10 to 20"
         )
     told = {key: [found[0], *(found[j + 1] for j in full)] for key, found in told.items()}
     # The others hold nothing but classes of a single sample, which are put back anyway.
-    whole = reduce(ClassStatistics.merge, parts)
     parts, sizes = [parts[j] for j in full], [sizes[j] for j in full]
     others = {} if metrics is None else dict.fromkeys(keys - {*metrics}, "not asked for")
 
@@ -151,12 +154,10 @@ def jackknife_intervals(
     return intervals
 
 
-def sizes_to_leave_out(parts: Sequence[ClassStatistics]) -> list[int]:
-    """Samples by part, without those that are their class's only one."""
-    if not parts:
-        return []
-    counts = torch.stack([part.counts for part in parts])
-    return counts[:, counts.sum(0) > 1].sum(1).tolist()
+def sizes_to_leave_out(parts: Sequence[ClassStatistics], whole: ClassStatistics) -> list[int]:
+    """Samples by part, without those that are their class's only one in the whole."""
+    several = whole.counts > 1
+    return [int(part.counts.to(several.device)[several].sum()) for part in parts]
 
 
 def _rests(
@@ -181,6 +182,16 @@ def _with_single_samples(rest: ClassStatistics, whole: ClassStatistics) -> Class
         counts=torch.where(missing, whole.counts, rest.counts),
         means=torch.where(missing[:, None], whole.means, rest.means),
     )
+
+
+def _check_parts(parts: Any, weight: Tensor | None) -> None:
+    if not isinstance(parts, Sequence) or not all(isinstance(p, ClassStatistics) for p in parts):
+        held = {type(part).__name__ for part in parts} if isinstance(parts, Sequence) else set()
+        given = f"{type(parts).__name__}{' of ' if held else ''}{', '.join(sorted(held))}"
+        raise TypeError(f"parts must be a list of ClassStatistics, got {given}")
+    if weight is not None and parts:
+        rows, columns = parts[0].means.shape
+        check_matrix("weight", weight, rows=rows, columns=columns, why="as the parts have")
 
 
 def _standard_error(value: float, without: Sequence[float], sizes: Sequence[int]) -> float:

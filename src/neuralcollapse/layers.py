@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -150,7 +149,7 @@ class DepthProfile:
                 None if values["tunnel"] is None else str(values["tunnel"]),
                 float(values["tunnel_share"]),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"these values are not a depth profile: {error!r}") from None
 
     def __str__(self) -> str:
@@ -209,6 +208,8 @@ class LayerTap(AbstractContextManager["LayerTap"]):
         device: torch.device | str | None = None,
     ):
         check_choice("pooling", pooling, ("mean", "flatten"))
+        check_layers(layers)
+        check_integer("num_classes", num_classes, 1)
         self._pooling, self._num_classes, self._device = pooling, num_classes, device
         modules = dict(model.named_modules())
         self._all = isinstance(layers, str)
@@ -228,6 +229,8 @@ class LayerTap(AbstractContextManager["LayerTap"]):
                         f"layers must name modules of the model, got {name!r}; it has {some}"
                     )
         self._modules = {name: modules[name] for name in chosen}
+        if head not in modules:
+            raise ValueError(f"head must name a module of the model, got {head!r}")
         self._head, self._head_module = head, modules[head]
         self._handles: list[Any] = []
         self._captured: dict[str, list[Any]] = {}
@@ -249,12 +252,7 @@ class LayerTap(AbstractContextManager["LayerTap"]):
             self._handles.append(module.register_forward_hook(capture(name)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._captured = {}
@@ -286,8 +284,15 @@ class LayerTap(AbstractContextManager["LayerTap"]):
                 self._behind.add(name)
                 continue
             features, own = labelled_samples(features, labels, self._num_classes, ignore_index)
-            if name not in self._accumulators:
-                dim = features.shape[1]
+            dim = features.shape[1]
+            known = self._accumulators.get(name)
+            if known is not None and known.dim != dim:
+                pool = "use pooling='mean', or " if self._pooling == "flatten" else ""
+                raise ValueError(
+                    f"layers must give features of one width, {name!r} gave {known.dim} and then "
+                    f"{dim}; {pool}leave it out"
+                )
+            if known is None:
                 self._accumulators[name] = StatisticsAccumulator(
                     self._num_classes, dim, scatter=dim <= MAX_SCATTER_DIM, device=self._device
                 )

@@ -13,7 +13,7 @@ from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
 from neuralcollapse.jackknife import Interval, jackknife_intervals, sizes_to_leave_out
 from neuralcollapse.layers import DepthProfile
-from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.evaluation import evaluate, pairs_drawn
 from neuralcollapse.metrics.noise import null_values, rounding_share
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
@@ -265,10 +265,13 @@ def conclude(
         "nc4": "Euclidean distance to class means "
         + ("that were given" if means_given else "of the same data"),
     }
+    drawn = pairs_drawn(int(statistics.seen.sum()))
+    if drawn is not None:
+        conventions["pairs of classes"] = f"{drawn} drawn, the same every time"
     notes = _notes(statistics, global_mean, dtype)
     intervals: dict[str, Interval] = {}
     if parts:
-        number = sum(size > 0 for size in sizes_to_leave_out(parts))
+        number = sum(size > 0 for size in sizes_to_leave_out(parts, statistics))
         if number < 2:
             raise ValueError(
                 "jackknife must have two parts to leave out, got "
@@ -325,6 +328,12 @@ def _notes(
     if not math.isnan(condition):
         size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
         notes.append(f"between-class covariance: rank {rank}, {size}")
+    single = int((statistics.counts == 1).sum())
+    if single and not math.isnan(condition):
+        notes.append(
+            f"{counted(single, 'class', 'classes')} of one sample: no variability there, from the "
+            "start, tells nothing of collapse"
+        )
     if dtype in (torch.float16, torch.bfloat16):
         share = rounding_share(statistics, dtype)
         if share > _MOST_ROUNDING:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.batches import labelled_samples, run_model, split_batch
+from neuralcollapse.batches import check_loader, labelled_samples, run_model, split_batch
 from neuralcollapse.checks import (
     as_tensor,
+    check_data,
     check_finite,
     check_labels,
     check_matrix,
@@ -86,8 +87,9 @@ def measure(
         means: whose class means decide in `nc4_disagreement`: an earlier measurement of this model,
             or one of the training set. Decisions are then counted in the one pass, and features
             beyond 1 GiB are not computed again: what else looks at them is left out.
-        outsiders: batches, as of the loader, of samples that belong to none of the classes, for
-            `nc5_orthogonality`; their labels are not looked at. Every process takes all of them.
+        outsiders: batches, as of the loader or of inputs alone, of samples that belong to none of
+            the classes, for `nc5_orthogonality`; their labels are not looked at. Every process
+            takes all of them.
         layers: also measure these layers, by dotted name, or "all", in the same pass; the result
             is in `depth`. Statistics are summed up by layer and features are not kept.
         pooling: how layers that give (N, C, H, W) or (N, T, d) become one row a sample: the "mean"
@@ -124,8 +126,12 @@ def measure(
         >>> measurement["nc1"] > 0
         True
     """
+    check_loader("loader", loader)
     check_choice("global_mean", global_mean, ("class", "sample"))
+    check_choice("pooling", pooling, ("mean", "flatten"))
     _check_weighting(weighting)
+    if outsiders is not None:
+        check_loader("outsiders", outsiders)
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, -(1 << 63))
     if layers is not None:
@@ -269,6 +275,7 @@ def measure_features(
     labels = check_labels(as_tensor("labels", labels), len(features))
     if not len(features):
         raise ValueError("features must hold at least one sample, got none")
+    check_data("features", features)
     if weight is not None:
         weight = check_matrix(
             "weight",
@@ -457,9 +464,10 @@ def _mean_outside(
     """(1, d), the mean of the features of samples outside of the classes."""
     total, number = torch.zeros(1, tap.weight.shape[1], dtype=torch.float64), 0
     for batch in _with_progress(outsiders, "measuring outsiders", progress):
-        inputs, labels = split_batch(batch)
+        # Inputs alone will do: their labels are not looked at.
+        inputs, labels = (batch, None) if isinstance(batch, Tensor) else split_batch(batch)
         run_model(model, inputs, device)
-        features = tap.take(tokens=labels.dim() > 1).flatten(0, -2)
+        features = tap.take(tokens=labels is not None and labels.dim() > 1).flatten(0, -2)
         check_finite("outsiders", features)
         shown = directions(features) if normalize else features
         total += shown.sum(0, dtype=torch.float64).cpu()

@@ -208,6 +208,8 @@ def find_runs(path: str | Path, *, missing_ok: bool = False) -> list[Run]:
     folders = sorted(path.iterdir()) if path.is_dir() else []
     runs = [Run.open(folder) for folder in folders if Run.at(folder)]
     if not runs and not missing_ok:
+        if path.is_file():
+            raise ValueError(f"{path} must be a folder, got a file; name the folder of a run")
         what = "holds no run" if path.is_dir() else "does not exist"
         raise ValueError(f"{path} {what}; `neuralcollapse train --out {path}` makes one")
     return runs

@@ -13,8 +13,8 @@ from neuralcollapse.metrics.decision import DualDecisions
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
 from neuralcollapse.metrics.evaluation import too_many
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.spread_within import SpreadWithin
 from neuralcollapse.metrics.table import METRICS
-from neuralcollapse.metrics.uniformity import SpreadWithin
 from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
 from neuralcollapse.metrics.whitened import WhitenedSpread
 from neuralcollapse.processes import num_processes
@@ -137,7 +137,7 @@ class SecondLook:
         self._decided = None
         if weight is not None:
             self._decided = Decided(means or statistics, weight, bias, normalize=normalize)
-        self._spread = SpreadWithin(statistics, global_mean=global_mean)
+        self._spread = SpreadWithin(statistics, global_mean=global_mean, single=True)
         self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
         self._directional = None if self._crowded else DirectionalSpread(statistics)
         self._whitened = self._balanced = None

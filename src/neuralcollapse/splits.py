@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
+from neuralcollapse.checks import (
+    check_finite,
+    check_label_range,
+    check_labels,
+    check_matrix,
+    classes_in,
+)
 from neuralcollapse.statistics import ClassStatistics
 
 # Rows of a sweep over pairs of classes: (1024, K) at a time.
@@ -98,6 +104,7 @@ def class_groups(counts: Tensor, many: int = MANY, few: int = FEW) -> dict[str, 
         >>> class_groups(torch.tensor([500, 50, 5, 0]))["tail"].tolist()
         [False, False, True, False]
     """
+    counts = torch.as_tensor(counts)
     if not 0 < few <= many:
         raise ValueError(f"few must be above 0 and at most many, got few={few} and many={many}")
     return {
@@ -197,6 +204,9 @@ def compare_splits(
         >>> comparison.groups["medium"].tolist(), bool((comparison.shift < 0.01).all())
         ([True, True, True], True)
     """
+    for name, statistics in (("train", train), ("test", test)):
+        if not isinstance(statistics, ClassStatistics):
+            raise TypeError(f"{name} must be ClassStatistics, got {type(statistics).__name__}")
     if train.means.shape != test.means.shape:
         raise ValueError(
             "train and test must have equal (num_classes, dim), got "
@@ -278,7 +288,7 @@ def wrong_label_collapse(features: Tensor, labels: Tensor, true_labels: Tensor) 
     true_labels = check_labels(true_labels, len(features), "true_labels")
     if not len(features):
         raise ValueError("features must hold at least one sample, got none")
-    classes = max(0, int(labels.max()), int(true_labels.max())) + 1
+    classes = classes_in(torch.cat([labels, true_labels]))
     check_label_range(labels, classes)
     check_label_range(true_labels, classes, "true_labels")
     wrong = labels != true_labels

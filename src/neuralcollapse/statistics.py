@@ -12,7 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neuralcollapse.checks import check_finite, check_label_range, check_labels, check_matrix
+from neuralcollapse.checks import (
+    check_data,
+    check_finite,
+    check_label_range,
+    check_labels,
+    check_matrix,
+)
 from neuralcollapse.files import read_tensors, write_tensors
 from neuralcollapse.gram import add_gram, mirrored
 from neuralcollapse.precision import FullPrecision
@@ -93,8 +99,9 @@ class ClassStatistics:
 
     @property
     def seen_means(self) -> Tensor:
-        """(K seen, d), the means of the classes seen, in class order."""
-        return self.means[self.seen]
+        """(K seen, d), the means of the classes seen, in class order; not to be written to."""
+        seen = self.seen
+        return self.means if bool(seen.all()) else self.means[seen]
 
     @property
     def variances(self) -> Tensor:
@@ -117,18 +124,20 @@ class ClassStatistics:
         means = self.seen_means
         if kind == "class":
             return means.mean(0)
-        share = self.counts[self.seen].to(means.dtype) / self.num_samples
-        return (share[:, None] * means).sum(0)
+        return self._shares @ means
 
     def centred_means(self, global_mean: GlobalMean = "class") -> Tensor:
         """(K seen, d), the means of the classes seen minus the global mean."""
         check_choice("global_mean", global_mean, ("class", "sample"))
         # From differences, so that means which coincide give exact zeros and not their rounding.
-        means = self.seen_means - self.seen_means[:1]
-        if global_mean == "class":
-            return means - means.mean(0)
-        share = self.counts[self.seen].to(means.dtype) / self.num_samples
-        return means - (share[:, None] * means).sum(0)
+        means = self.seen_means
+        moved = means - means[:1]
+        return moved.sub_(moved.mean(0) if global_mean == "class" else self._shares @ moved)
+
+    @property
+    def _shares(self) -> Tensor:
+        """(K seen,), the classes' shares of the samples."""
+        return self.counts[self.seen].to(self.means.dtype) / self.num_samples
 
     def merge(self, other: "ClassStatistics") -> "ClassStatistics":
         """Statistics of both data sets together, as if accumulated in one.
@@ -151,6 +160,7 @@ class ClassStatistics:
                 "statistics to merge must both hold the scatter or both lack it; "
                 "accumulate both with the same scatter=..."
             )
+        check_data("other", other.means)
         dtype = torch.promote_types(self.means.dtype, other.means.dtype)
         self, other = self.to(dtype=dtype), other.to(self.means.device, dtype)
         counts = self.counts + other.counts
@@ -350,7 +360,13 @@ class StatisticsAccumulator:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         self.dtype = dtype
-        self.device = torch.empty(0, device=device).device
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (AssertionError, RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device must be one that is here, got {device!r}: {reason}") from None
+        if self.device.type == "meta":
+            raise ValueError("device must hold data, got the meta device; sums need memory")
 
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -383,6 +399,8 @@ class StatisticsAccumulator:
         """
         check_matrix("features", features, columns=self.dim, why="dim of the accumulator")
         labels = check_labels(labels, len(features))
+        check_data("features", features)
+        check_data("labels", labels)
         features, labels = features.detach().to(self.device), labels.to(self.device)
         if self.device.type == "cpu":
             check_finite("features", features)
@@ -431,7 +449,7 @@ class StatisticsAccumulator:
         if not bool(torch.isfinite(spread).all()):
             raise ValueError(
                 "features must be small enough for their squares, got a sum that overflows; "
-                "scale them down or pass them in float64"
+                "scale them down"
             )
         scatter = self._scatter
         if scatter is not None:

@@ -1,8 +1,7 @@
 """Read what enters a model's classifier, and leave the model as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -10,6 +9,9 @@ from torch import Tensor, nn
 
 from neuralcollapse.heads import AbstractHead
 from neuralcollapse.scalars import check_integer, counted
+
+# Layers named in an error.
+_MOST_LISTED = 12
 
 
 class FeatureTap(AbstractContextManager["FeatureTap"]):
@@ -47,6 +49,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         if num_classes is not None:
             check_integer("num_classes", num_classes, 1)
         self.name, self._head = find_head(model, layer, num_classes)
+        self._candidates = _listed(_heads(model))
         self._detach = detach
         self._captured: list[Tensor] = []
         self._handle: Any = None
@@ -75,13 +78,16 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         if len(captured) != 1:
             raise ValueError(
                 f"layer {self.name!r} must run exactly once per forward pass, ran {len(captured)} "
-                "times; name another layer"
+                f"times; name another layer ({self._candidates})"
             )
         features = captured[0]
         if features.dim() != 2 and not (tokens and features.dim() > 2):
+            remedy = "pool or flatten them before the classifier"
+            if features.dim() == 1:
+                remedy = "give batches, as a torch.utils.data.DataLoader makes them, not samples"
             raise ValueError(
                 f"layer {self.name!r} must receive features of shape (N, d), got "
-                f"{tuple(features.shape)}; pool or flatten them before the classifier"
+                f"{tuple(features.shape)}; {remedy}"
             )
         return features
 
@@ -93,12 +99,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
         self._handle = self._head.register_forward_pre_hook(capture, with_kwargs=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._handle.remove()
         self._captured = []
 
@@ -113,7 +114,15 @@ def evaluating(
     """
     modes = {module: module.training for module in model.modules()}
     placed = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0)).device
-    device = placed if device is None else torch.device(device)
+    try:
+        device = placed if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one of torch's, got {device!r}: {error}") from None
+    if "meta" in (placed.type, device.type):
+        raise ValueError(
+            "model must have its parameters in memory, got the meta device; give a device to "
+            "model.to_empty and load its state"
+        )
     try:
         if device != placed:
             _move(model, device)
@@ -136,18 +145,19 @@ def _move(model: nn.Module, device: torch.device) -> None:
         raise ValueError(f"device must be one that is here, got {device}: {reason}") from None
 
 
+def check_model(model: Any) -> nn.Module:
+    """Return the model if it is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
 def find_head(
     model: nn.Module, layer: str | None = None, num_classes: int | None = None
 ) -> tuple[str, nn.Linear | AbstractHead]:
     """The name and the module of a model's classifier; see `FeatureTap`."""
-    heads = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | AbstractHead)
-        and not isinstance(module, nn.LazyLinear)  # has no shape before its first input
-    }
-    listed = ", ".join(f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items())
-    candidates = f"its linear layers are {listed}" if heads else "it has none at all"
+    heads = _heads(check_model(model))
+    candidates = _listed(heads)
     if layer is not None:
         if layer not in heads:
             raise ValueError(
@@ -161,9 +171,33 @@ def find_head(
     if not wide:
         what = f"with {counted(num_classes, 'output')}" if num_classes is not None else ""
         named = f" named {layer!r}" if layer is not None else ""
-        remedy = "; name one with layer=..., or correct num_classes" if heads else ""
+        remedy = "; name one with layer=..., or correct num_classes"
+        if not heads:
+            remedy = (
+                "; end it in a torch.nn.Linear or a head of this library, or work on its features "
+                "without it, as measure_features does"
+            )
         raise ValueError(
             f"model has no linear layer{named} {what}".rstrip() + f": {candidates}{remedy}"
         )
     name = list(wide)[-1]
     return name, wide[name]
+
+
+def _heads(model: nn.Module) -> dict[str, nn.Linear | AbstractHead]:
+    """The layers of a model that may be its classifier, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | AbstractHead)
+        and not isinstance(module, nn.LazyLinear)  # has no shape before its first input
+    }
+
+
+def _listed(heads: Mapping[str, nn.Linear | AbstractHead]) -> str:
+    """The layers with their widths, the last of many."""
+    shown = [f"{n!r} ({m.weight.shape[1]} -> {len(m.weight)})" for n, m in heads.items()]
+    if not shown:
+        return "it has none at all"
+    more = f"the last {_MOST_LISTED} of " if len(shown) > _MOST_LISTED else ""
+    return f"{more}its linear layers are {', '.join(shown[-_MOST_LISTED:])}"

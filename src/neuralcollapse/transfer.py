@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from neuralcollapse.checks import check_finite, check_labels, check_matrix
+from neuralcollapse.checks import (
+    check_data,
+    check_finite,
+    check_label_range,
+    check_labels,
+    check_matrix,
+)
 from neuralcollapse.metrics.decision import NearestMean
 from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.variability import cdnv, nc1, vci
@@ -117,6 +123,8 @@ def transfer_scores(
     }
     held = _held_out(own, len(classes), share, generator) if test is None else None
     if test is not None:
+        if not isinstance(test, Sequence) or len(test) != 2:
+            raise TypeError(f"test must be (features, labels), got {type(test).__name__}")
         test_features, test_labels = _samples(*test, features.shape[1])
         train = features, own
         place = torch.searchsorted(classes, test_labels.contiguous()).clamp(max=len(classes) - 1)
@@ -161,6 +169,7 @@ def linear_probe(
     by L-BFGS in double precision, the same every time. Logits are (h - centre) / scale @ weight^T
     + bias.
     """
+    check_label_range(labels, num_classes)
     wide = features.detach().double()
     centre, scale = wide.mean(0), wide.std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)
@@ -217,15 +226,16 @@ def agreement(scores: Sequence[TransferScores]) -> dict[str, float]:
 
 def _samples(features: Tensor, labels: Tensor, width: int | None) -> tuple[Tensor, Tensor]:
     check_matrix("features", features, columns=width, why="as the training samples")
-    labels = check_labels(labels, len(features)).to(features.device)
+    labels = check_labels(labels, len(features))
     if not len(features):
         raise ValueError("features must hold at least one sample, got none")
+    check_data("labels", labels)
     if int(labels.min()) < 0:
         raise ValueError(
             f"labels must not be negative, got {int(labels.min())}; leave these samples out"
         )
     check_finite("features", features)
-    return features.detach(), labels
+    return features.detach(), labels.to(features.device)
 
 
 def _held_out(

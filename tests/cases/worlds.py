@@ -125,7 +125,7 @@ def collapsed(num_classes: int = 4, dim: int = 6, count: int = 6, seed: int = 1)
 
 
 def _by_hand() -> World:
-    """Section 6.1 of the reference: every number is known in closed form."""
+    """Every number is known in closed form."""
     return World(
         "by hand",
         torch.tensor([[1, 0], [3, 0], [-1, 1], [-3, -1]], dtype=torch.float64),

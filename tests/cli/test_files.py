@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,31 @@ def test_a_result_that_cannot_be_written_is_printed(
     assert outcome.code == 2
     assert "no space left" in outcome.err
     assert json.loads(outcome.out)
+
+
+# --- what is not there ----------------------------------------------------------------------------
+
+
+def test_an_engine_without_its_extra_is_one_sentence(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command("measure", "train", "--engine", "ray").assert_refused(
+        "the engine ray needs ray, which cannot be imported", "pip install 'neuralcollapse[ray]'"
+    )
+
+
+def test_measures_of_separation_without_their_extra_are_one_sentence(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("torchmetrics")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    command("ood", "train", "test", "far").assert_refused(
+        "AUROC needs the extra torchmetrics", "pip install 'neuralcollapse[torchmetrics]'"
+    )
+
+
+def test_resuming_a_file_says_that_it_is_one(files: dict[str, Path]) -> None:
+    outcome = run("train", "--resume", "--out", files["train"])
+    outcome.assert_refused("train.npz must be a folder, got a file")

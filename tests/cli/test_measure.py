@@ -5,18 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
-import resource
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
+from array_files import write
 from cases.metrics import ROWS
 from cli.command import in_process, run
 from neuralcollapse import measure_features
@@ -29,23 +27,7 @@ WEIGHT = MEANS.astype(np.float32)
 BIAS = (-(MEANS**2).sum(1) / 2).astype(np.float32)
 WHOLE = {"features": FEATURES, "labels": LABELS, "weight": WEIGHT, "bias": BIAS}
 
-
-@pytest.fixture(autouse=True)
-def bounded_memory() -> Iterator[None]:
-    """Two more GiB at most: hostile numbers must fail, not swallow the machine."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def write(path: Path, **arrays: Any) -> Path:
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-    else:
-        save_file({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}, path)
-    return path
+pytestmark = pytest.mark.usefixtures("bounded_memory")
 
 
 def as_json(*arguments: Any) -> dict[str, Any]:

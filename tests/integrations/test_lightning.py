@@ -6,7 +6,6 @@ Where Lightning itself is installed, one test runs its Trainer.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,8 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from neuralcollapse import measure
+from stand_ins import packages
 
 ADAPTER = "neuralcollapse.integrations.lightning"
+MISSING: dict[str, ModuleType | None] = dict.fromkeys(
+    ("lightning", "lightning.pytorch", "pytorch_lightning")
+)
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = torch.arange(60) % 3
 INPUTS = torch.randn(60, 4, generator=GENERATOR) + 2 * torch.eye(3, 4)[LABELS]
@@ -34,18 +37,13 @@ class Callback:
 @pytest.fixture(params=["lightning.pytorch", "pytorch_lightning"])
 def adapter(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The adapter's module, imported beside a stand-in for one of the two packages."""
-    kept = dict(sys.modules)
-    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
-        sys.modules[name] = None  # pyright: ignore[reportArgumentType]
     stand_in = ModuleType(request.param)
     stand_in.Callback = Callback  # pyright: ignore[reportAttributeAccessIssue]
-    sys.modules[request.param] = stand_in
+    given = MISSING | {request.param: stand_in}
     if request.param == "lightning.pytorch":
-        sys.modules["lightning"] = ModuleType("lightning")
-    sys.modules.pop(ADAPTER, None)
-    yield importlib.import_module(ADAPTER)
-    sys.modules.clear()
-    sys.modules.update(kept)
+        given["lightning"] = ModuleType("lightning")
+    with packages(ADAPTER, given):
+        yield importlib.import_module(ADAPTER)
 
 
 class Module(nn.Module):
@@ -218,19 +216,12 @@ def test_mistakes_are_found_before_training(adapter: Any) -> None:
 
 
 def test_without_lightning_the_error_names_it() -> None:
-    kept = dict(sys.modules)
-    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
-        sys.modules[name] = None  # pyright: ignore[reportArgumentType]
-    sys.modules.pop(ADAPTER, None)
-    try:
+    with packages(ADAPTER, MISSING):
         module = importlib.import_module(ADAPTER)
         with pytest.raises(
             ImportError, match=r"CollapseCallback needs lightning.pytorch or pytorch_lightning"
         ):
             module.CollapseCallback()
-    finally:
-        sys.modules.clear()
-        sys.modules.update(kept)
 
 
 @pytest.mark.slow

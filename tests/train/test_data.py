@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gzip
 import pickle
-import resource
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,8 @@ from neuralcollapse.train.data import DATA_ROOT_VARIABLE, Data, load_data
 
 PLACE = fashion_mnist.DEBIAN
 
+pytestmark = pytest.mark.usefixtures("bounded_memory")
+
 
 def load(name: str, root: Path | None = None, **options: Any) -> Data:
     return load_data(
@@ -37,16 +38,6 @@ def parts(data: Data) -> dict[str, Any]:
 def rows(samples: Any) -> list[bytes]:
     """Every input as bytes."""
     return [row.numpy().tobytes() for row in samples.values]
-
-
-@pytest.fixture(autouse=True)
-def bounded_memory() -> Iterator[None]:
-    """Two more GiB at most: hostile numbers must fail, not swallow the machine."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def refused(name: str, root: Path | None = None, **options: Any) -> str:

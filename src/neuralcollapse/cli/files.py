@@ -7,9 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from neuralcollapse.scalars import counted
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+JsonOut = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
+]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from neuralcollapse.cli.files import AsJson
 from neuralcollapse.scalars import check_integer
 
 
@@ -34,9 +35,7 @@ def frame(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the frame to this .safetensors file.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a frame, one unit vector per class, with a bound on how good it can be."""
     _check_out(out)

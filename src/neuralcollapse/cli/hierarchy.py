@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from neuralcollapse.cli.files import AsJson
+
 if TYPE_CHECKING:
     from rich.tree import Tree
 
@@ -23,9 +25,7 @@ def hierarchy(
             "cifar100, fashion-mnist, glyphs or wordnet."
         ),
     ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: AsJson = False,
     distances: Annotated[
         Literal["lca_height", "root_depth", "path"],
         typer.Option(

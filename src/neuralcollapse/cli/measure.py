@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from neuralcollapse.cli.files import (
+    AsJson,
+    JsonOut,
     check_apart,
     check_out,
     classifier_of,
@@ -28,9 +30,7 @@ def measure(
             "twice counts once: patterns overlap, and its samples are there once.",
         ),
     ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: AsJson = False,
     num_classes: Annotated[
         int | None,
         typer.Option(help="K; by default the rows of weight, or the largest label plus one."),
@@ -96,9 +96,7 @@ def measure(
         str | None,
         typer.Option(help="Of the Ray cluster, such as auto; without it one is started here."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
-    ] = None,
+    out: JsonOut = None,
 ) -> None:
     """Measure the features in files: print a table of metrics with their conventions."""
     from neuralcollapse.feature_files import read_features
@@ -143,7 +141,10 @@ def measure(
         if engine == "ray":
             from neuralcollapse.cluster import measure_shards_on_ray
 
-            shards = measure_shards_on_ray(paths, address=address, **options)
+            try:
+                shards = measure_shards_on_ray(paths, address=address, **options)
+            except ImportError as error:  # the extra is missing
+                raise ValueError(str(error)) from None
         else:
             shards = measure_shards(paths, **options)
         result = {

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from neuralcollapse.cli.files import (
+    AsJson,
+    JsonOut,
     check_apart,
     check_out,
     classifier_of,
@@ -56,12 +58,8 @@ def ood(
         Path | None,
         typer.Option(help="A .npz or .safetensors file with `weight` and, optionally, `bias`."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
-    ] = None,
+    as_json: AsJson = False,
+    out: JsonOut = None,
 ) -> None:
     """Fit detectors on features of the classes, and see how well they find what is outside."""
     check_out(out)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from neuralcollapse.cli.files import AsJson
 from neuralcollapse.scalars import check_integer
 from neuralcollapse.train.config import imbalance_ratio
 
@@ -58,9 +59,7 @@ def predict(
     focal_power: Annotated[
         float | None, typer.Option(help="focal: its exponent; by default 2.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: AsJson = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Also write a page with figures (.html) or JSON (.json)."),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from neuralcollapse.cli.files import check_out, deliver, files_once, of_file
+from neuralcollapse.cli.files import AsJson, JsonOut, check_out, deliver, files_once, of_file
 from neuralcollapse.scalars import counted
 
 
@@ -31,12 +31,8 @@ def rank(
     probe: Annotated[
         bool, typer.Option(help="Fit a linear probe for each file; it takes longest.")
     ] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write the JSON object to this file.")
-    ] = None,
+    as_json: AsJson = False,
+    out: JsonOut = None,
 ) -> None:
     """Order features of one task by how well its classes have collapsed, the best first."""
     from neuralcollapse.transfer import agreement, check_share, ranked, transfer_scores

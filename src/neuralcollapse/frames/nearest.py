@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_matrix
+from neuralcollapse.frames.frame import Frame
 from neuralcollapse.precision import FullPrecision
 
 # Eigenvalues of a Gram matrix below this share of the largest are rounding.
@@ -47,7 +48,8 @@ def nearest_frame(means: Tensor, frame_gram: Tensor) -> Tensor:
         >>> torch.allclose(target @ target.T, simplex_gram(3).float(), atol=1e-6)
         True
     """
-    check_matrix("means", means)
+    if not len(check_matrix("means", means)):
+        raise ValueError("means must hold at least one class, got none")
     check_finite("means", means)
     root = gram_root(frame_gram, len(means), means.shape[1]).to(means.device)
     # Off the graph of the gradient by autocast, and never in its precision.
@@ -64,6 +66,8 @@ def gram_root(frame_gram: Tensor, num_classes: int, dim: int) -> Tensor:
     Raises:
         ValueError: as of `nearest_frame`.
     """
+    if isinstance(frame_gram, Frame):
+        raise TypeError("frame_gram must be a Gram matrix, got a Frame; pass frame.gram")
     check_matrix(
         "frame_gram", frame_gram, rows=num_classes, columns=num_classes, why="one per row of means"
     )

@@ -72,8 +72,7 @@ class ClassMeanHead(AbstractHead):
         scaled = cosine_features(features, self.temperature)
         if labels is None or not self.training:
             return scaled, self.weight, None
-        units = directions(features if self.through_batch else features.detach())
-        classes, average = _moved_on(self.means, self.seen, units, labels, self.momentum)
+        classes, average = _moved_on(self, features, labels)
         weight = self.weight
         if self.through_batch:
             weight = weight.index_copy(0, classes, directions(average).to(weight.dtype))
@@ -81,11 +80,7 @@ class ClassMeanHead(AbstractHead):
 
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
-        through = ", through_batch" if self.through_batch else ""
-        return (
-            f"{self.num_classes}, {self.dim}, momentum={self.momentum:g}{through}, "
-            f"temperature={self.temperature:g}"
-        )
+        return _described(self)
 
 
 class NearestFrameHead(AbstractHead):
@@ -159,8 +154,7 @@ class NearestFrameHead(AbstractHead):
         scaled = cosine_features(features, self.temperature)
         if labels is None or not self.training:
             return scaled, self.weight, None
-        units = directions(features if self.through_batch else features.detach())
-        classes, average = _moved_on(self.means, self.seen, units, labels, self.momentum)
+        classes, average = _moved_on(self, features, labels)
         means = self.means
         if self.through_batch:
             means = means.index_copy(0, classes, average.to(means.dtype))
@@ -175,11 +169,7 @@ class NearestFrameHead(AbstractHead):
 
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
-        through = ", through_batch" if self.through_batch else ""
-        return (
-            f"{self.num_classes}, {self.dim}, momentum={self.momentum:g}{through}, "
-            f"temperature={self.temperature:g}"
-        )
+        return _described(self)
 
 
 def _check_momentum(momentum: float) -> float:
@@ -188,12 +178,22 @@ def _check_momentum(momentum: float) -> float:
     return float(momentum)
 
 
+def _described(head: ClassMeanHead | NearestFrameHead) -> str:
+    through = ", through_batch" if head.through_batch else ""
+    return (
+        f"{head.num_classes}, {head.dim}, momentum={head.momentum:g}{through}, "
+        f"temperature={head.temperature:g}"
+    )
+
+
 def _moved_on(
-    means: Tensor, seen: Tensor, units: Tensor, labels: Tensor, momentum: float
+    head: ClassMeanHead | NearestFrameHead, features: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Classes (C,) of the batch and their averages (C, d), written into `means` and `seen`."""
+    """Classes (C,) of the batch and their averages (C, d), written into the head's means."""
+    means, seen = head.means, head.seen
+    units = directions(features if head.through_batch else features.detach())
     classes, batch = _class_means(units, labels, len(means))
-    keep = momentum * seen[classes, None].to(batch.dtype)
+    keep = head.momentum * seen[classes, None].to(batch.dtype)
     average = keep * means[classes] + (1 - keep) * batch
     with torch.no_grad():
         means.index_copy_(0, classes, average.to(means.dtype))

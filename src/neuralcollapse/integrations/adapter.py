@@ -3,11 +3,13 @@
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from neuralcollapse.batches import check_loader
 from neuralcollapse.measurement import Measurement
-from neuralcollapse.scalars import check_integer
+from neuralcollapse.metrics.table import METRICS
+from neuralcollapse.scalars import check_choice, check_integer
 
 Epochs = int | tuple[int, ...] | Callable[[int], bool]
 
@@ -57,6 +59,30 @@ def checked_epochs(epochs: int | Sequence[int] | Callable[[int], bool], first: i
     if isinstance(epochs, Sequence):
         return tuple(check_integer("epochs", epoch, first) for epoch in epochs)
     return check_integer("epochs", epochs, 1)
+
+
+def checked_keys(keys: Any) -> tuple[str, ...] | None:
+    """The keys to log, each of a metric or "accuracy"; None for all."""
+    if keys is None:
+        return None
+    if isinstance(keys, str):
+        raise TypeError(f"metrics must be a sequence of keys, got the text {keys!r}")
+    known = [metric.key for metric in METRICS] + ["accuracy"]
+    return tuple(check_choice("metrics", key, known) for key in keys)
+
+
+def checked_loaders(loaders: Any) -> Mapping[str, Any] | None:
+    """The loaders by name, where they are given."""
+    if loaders is None:
+        return None
+    if not isinstance(loaders, Mapping):
+        raise TypeError(
+            "loaders must be a dictionary of loaders by name, got "
+            f"{type(loaders).__name__}; for example {{'test': loader}}"
+        )
+    for name, loader in loaders.items():
+        check_loader(f"loaders[{name!r}]", loader)
+    return loaders
 
 
 def is_chosen(epochs: Epochs, epoch: int, number: int) -> bool:

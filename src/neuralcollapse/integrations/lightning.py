@@ -7,7 +7,14 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from neuralcollapse.batches import split_batch
-from neuralcollapse.integrations.adapter import base_class, checked_epochs, is_chosen, logged
+from neuralcollapse.integrations.adapter import (
+    base_class,
+    checked_epochs,
+    checked_keys,
+    checked_loaders,
+    is_chosen,
+    logged,
+)
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.measuring import measure
 from neuralcollapse.processes import num_processes
@@ -77,9 +84,11 @@ class CollapseCallback(_Callback):
         super().__init__()
         self.epochs = checked_epochs(epochs, first=0)
         self.layer, self.num_classes, self.network = layer, num_classes, network
-        self.loaders = loaders
+        self.loaders = checked_loaders(loaders)
         self.batches = None if batches is None else check_integer("batches", batches, 1)
-        self.prefix, self.metrics = prefix, metrics
+        self.prefix, self.metrics = prefix, checked_keys(metrics)
+        if ignore_index is not None:
+            check_integer("ignore_index", ignore_index, -(1 << 63))
         self.options = {
             "normalize": normalize,
             "global_mean": check_choice("global_mean", global_mean, ("class", "sample")),
@@ -90,6 +99,11 @@ class CollapseCallback(_Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Look for the classifier before the first epoch rather than after it."""
         FeatureTap(self._network(pl_module), self.layer, self.num_classes)
+        if self.network is None and not _can_be_called(pl_module):
+            raise ValueError(
+                "network must name the part of the module to call, which has no forward itself, "
+                f"got None; it holds {_parts(pl_module)}"
+            )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure and log, if it is an epoch to be measured."""
@@ -127,9 +141,9 @@ class CollapseCallback(_Callback):
         try:
             return pl_module.get_submodule(self.network)
         except AttributeError:
-            held = ", ".join(name for name, _ in pl_module.named_children()) or "nothing"
             raise ValueError(
-                f"network must name a part of the module, got {self.network!r}; it holds {held}"
+                f"network must name a part of the module, got {self.network!r}; it holds "
+                f"{_parts(pl_module)}"
             ) from None
 
     def _loaders(self, trainer: Any) -> dict[str, Iterable[Any]]:
@@ -184,6 +198,17 @@ def _own_samples(loader: Any) -> int | None:
         return None
     rest = len(sampler.dataset) - sampler.rank  # pyright: ignore[reportArgumentType]
     return max(0, -(-rest // sampler.num_replicas))
+
+
+def _parts(module: nn.Module) -> str:
+    return ", ".join(name for name, _ in module.named_children()) or "nothing"
+
+
+def _can_be_called(module: nn.Module) -> bool:
+    """Whether the module has a `forward` of its own, and not what stands in for one."""
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    stands_in = owner is nn.Module or owner.__name__ == "LightningModule"
+    return not stands_in or "forward" in vars(module)
 
 
 def _input_conversion(trainer: Any) -> Callable[[Any], Any]:

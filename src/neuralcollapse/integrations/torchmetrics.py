@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.checks import check_matrix
+from neuralcollapse.checks import check_labels, check_matrix
 from neuralcollapse.integrations.adapter import missing
 from neuralcollapse.metrics.evaluation import evaluate
 from neuralcollapse.metrics.table import METRICS
@@ -136,6 +136,10 @@ class NeuralCollapse(Metric):
     @weight.setter
     def weight(self, value: Tensor | nn.Module | None) -> None:
         if value is not None:
+            if isinstance(value, nn.Module) and not hasattr(value, "weight"):
+                raise TypeError(
+                    f"weight must be a tensor, or a module that has one, got {type(value).__name__}"
+                )
             check_matrix(
                 "weight",
                 value.weight if isinstance(value, nn.Module) else value,
@@ -170,6 +174,7 @@ class NeuralCollapse(Metric):
             features, labels = features.flatten(0, -2), labels.flatten()
         check_matrix("features", features, columns=self.dim, why="dim of the metric")
         if self.ignore_index is not None:
+            labels = check_labels(labels, len(features))
             kept = labels != self.ignore_index
             features, labels = features[kept], labels[kept]
         if self._recent is None:
@@ -197,6 +202,21 @@ class NeuralCollapse(Metric):
         values, _ = evaluate(statistics, weight, global_mean=self.global_mean, known=others)
         found = {key: statistics.means.new_tensor(values[key]) for key in keys}
         return found[keys[0]] if self._alone else found
+
+    def merge_state(self, incoming_state: Any) -> None:
+        """Add what another metric of the same classes and width has seen, or its state.
+
+        Raises:
+            ValueError: if it is of other classes, another width, or only one keeps the scatter.
+        """
+        state = incoming_state.get("packed") if isinstance(incoming_state, dict) else None
+        other = incoming_state.packed if isinstance(incoming_state, NeuralCollapse) else state
+        if isinstance(other, Tensor) and other.shape != self.packed.shape:
+            raise ValueError(
+                f"incoming_state must be of num_classes={self.num_classes}, dim={self.dim} and "
+                f"scatter={self.scatter} as this metric, got one of another size"
+            )
+        super().merge_state(incoming_state)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw one result of `compute`, a list of them, or by default the present one.

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from neuralcollapse.batches import run_model, split_batch
 from neuralcollapse.heads import AbstractHead
-from neuralcollapse.integrations.adapter import base_class, checked_epochs, is_chosen, logged
+from neuralcollapse.integrations.adapter import (
+    base_class,
+    checked_epochs,
+    checked_keys,
+    checked_loaders,
+    is_chosen,
+    logged,
+)
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.measuring import measure
 from neuralcollapse.processes import num_processes, own_rank
@@ -75,9 +82,9 @@ class CollapseCallback(_Callback):
         super().__init__()
         if task is not None:
             check_choice("task", task, ("sequences", "tokens", "next_tokens"))
-        self.trainer, self.loaders = trainer, loaders
+        self.trainer, self.loaders = trainer, checked_loaders(loaders)
         self.epochs = checked_epochs(epochs, first=1)
-        self.prefix, self.metrics = prefix, metrics
+        self.prefix, self.metrics = prefix, checked_keys(metrics)
         self.options: dict[str, Any] = {
             "task": task,
             "vocabulary": vocabulary,
@@ -249,21 +256,36 @@ class _View(nn.Module):
 
     def labels_of(self, labels: Tensor) -> Tensor:
         """The labels that go with the features: shifted, and numbered as the vocabulary says."""
+        self._check_labels(labels)
         if self.task == "next_tokens":
             last = torch.full_like(labels[..., :1], _IGNORED)
             labels = torch.cat([labels[..., 1:], last], dim=-1)
         if self.classes is None:
             return labels
+        places = torch.full((self.width,), _IGNORED, dtype=torch.int64)
+        places[self.classes] = torch.arange(len(self.classes))
+        places = places.to(labels.device)
+        return torch.where(labels < 0, _IGNORED, places[labels.clamp(min=0)])
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if self.task == "sequences":
+            if labels.dim() == 2 and labels.shape[1] not in (1, self.width):
+                raise ValueError(
+                    "labels must have one entry per sequence with task='sequences', got shape "
+                    f"{tuple(labels.shape)}; use task='tokens' for a class per token"
+                )
+            return
+        if labels.dim() != 2:
+            raise ValueError(
+                f"labels must have shape (N, T) with task={self.task!r}, got "
+                f"{tuple(labels.shape)}; use task='sequences' for a class per sequence"
+            )
         outside = (labels != _IGNORED) & ((labels < 0) | (labels >= self.width))
         if bool(outside.any()):
             raise ValueError(
                 f"labels must lie in [0, {self.width}) or be {_IGNORED}, got "
                 f"{int(labels[outside][0])}; is it the tokeniser of this model?"
             )
-        places = torch.full((self.width,), _IGNORED, dtype=torch.int64)
-        places[self.classes] = torch.arange(len(self.classes))
-        places = places.to(labels.device)
-        return torch.where(labels < 0, _IGNORED, places[labels.clamp(min=0)])
 
 
 class _Labelled:
@@ -313,7 +335,12 @@ def _classes(vocabulary: Any, width: int) -> Tensor | None:
     """(K,), the labels of a vocabulary, checked."""
     if vocabulary is None:
         return None
-    classes = torch.as_tensor(vocabulary).cpu()
+    try:
+        classes = torch.as_tensor(vocabulary).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"vocabulary must be a sequence of integers, got {type(vocabulary).__name__} ({error})"
+        ) from None
     if classes.dim() != 1 or classes.dtype not in (torch.int64, torch.int32) or not len(classes):
         raise ValueError(
             "vocabulary must be a sequence of integers, one for each class, got shape "

@@ -1,11 +1,13 @@
 """NC2: are the class means, or the rows of the classifier, a simplex equiangular tight frame?"""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.geometry import gram_distance, simplex_gram
-from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
+from neuralcollapse.metrics.pairs import block_pairs, drawn_pairs, pair_blocks, pair_count
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
 # Below this share of the terms that it is the difference of, a variance has lost four digits.
@@ -43,37 +45,41 @@ def equiangle(vectors: Tensor) -> Tensor:
     if not num_pairs:
         return units.new_full((), torch.nan)
     # The mean cosine follows from the sum of the unit vectors, so one sweep is enough.
-    mean = (units.sum(0).square().sum() - units.square().sum()) / (2 * num_pairs)
+    mean = (units.sum(0).square().sum() - units.norm().square()) / (2 * num_pairs)
     if len(units) > units.shape[1]:
         # The sum of all squared cosines is that of the squared entries of V^T V, which is d x d.
         whole = (units.T @ units).square().sum() / (2 * num_pairs)
-        variance = whole - units.square().sum(1).square().sum() / (2 * num_pairs) - mean.square()
+        variance = whole - units.norm(dim=1).pow(4).sum() / (2 * num_pairs) - mean.square()
         if bool(variance > _CANCELLED * whole):
             return variance.sqrt()
     total = units.new_zeros(())
-    for rows, columns, pairs in pair_blocks(len(units)):
-        cosines = block_pairs(units[rows] @ units[columns].T, rows, columns, pairs)
+    for cosines in _cosines(units, None, None):
         total = total + (cosines - mean).square().sum()
     return (total / num_pairs).sqrt()
 
 
-def max_angle(vectors: Tensor) -> Tensor:
+def max_angle(
+    vectors: Tensor, *, num_pairs: int | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """Distance of the angles from the widest that K vectors can all have; 0 at the simplex.
 
         mean_{k<j}(abs(cos(v_k, v_j) + 1/(K-1)))
+
+    Args:
+        vectors: (K, d).
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64, in [0, 2]; nan for fewer than two vectors or a zero vector.
     """
     units = _units(vectors)
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs:
+    if len(units) < 2:
         return units.new_full((), torch.nan)
     total = units.new_zeros(())
-    for rows, columns, pairs in pair_blocks(len(units)):
-        cosines = block_pairs(units[rows] @ units[columns].T, rows, columns, pairs)
+    for cosines in _cosines(units, num_pairs, generator):
         total = total + (cosines + 1 / (len(units) - 1)).abs().sum()
-    return total / num_pairs
+    return total / pair_count(len(units), num_pairs)
 
 
 def etf_distance(vectors: Tensor) -> Tensor:
@@ -95,7 +101,7 @@ def etf_distance(vectors: Tensor) -> Tensor:
         return gram_distance(vectors @ vectors.T, target)
     # More vectors than dimensions: the same through d x d, norm(V V^T) = norm(V^T V) and
     # <G, E> = trace(G) - 1^T G 1 / K. Nothing cancels, as the distance is bounded from below.
-    overlap = vectors.square().sum() - vectors.sum(0).square().sum() / num_vectors
+    overlap = vectors.norm().square() - vectors.sum(0).square().sum() / num_vectors
     overlap = overlap / ((vectors.T @ vectors).norm() * (num_vectors - 1) ** 0.5)
     return (2 - 2 * overlap).clamp(min=0).sqrt()
 
@@ -124,7 +130,13 @@ def nc2_equiangle(statistics: ClassStatistics, *, global_mean: GlobalMean = "cla
     return equiangle(statistics.centred_means(global_mean))
 
 
-def nc2_max_angle(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
+def nc2_max_angle(
+    statistics: ClassStatistics,
+    *,
+    global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """`max_angle` of the centred class means: 0 if all cosines are -1/(K-1).
 
         mean_{k<j}(abs(cos(mu_k - mu_G, mu_j - mu_G) + 1/(K-1)))
@@ -134,7 +146,8 @@ def nc2_max_angle(statistics: ClassStatistics, *, global_mean: GlobalMean = "cla
     Blind to norms. The deviations are absolute: signed ones average to zero for every centred
     arrangement of equal norms.
     """
-    return max_angle(statistics.centred_means(global_mean))
+    centred = statistics.centred_means(global_mean)
+    return max_angle(centred, num_pairs=num_pairs, generator=generator)
 
 
 def nc2_etf_distance(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
@@ -159,14 +172,29 @@ def nc2w_equiangle(weight: Tensor) -> Tensor:
     return equiangle(check_matrix("weight", weight))
 
 
-def nc2w_max_angle(weight: Tensor) -> Tensor:
+def nc2w_max_angle(
+    weight: Tensor, *, num_pairs: int | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """`max_angle` of the rows of the classifier (K, d), uncentred."""
-    return max_angle(check_matrix("weight", weight))
+    check_matrix("weight", weight)
+    return max_angle(weight, num_pairs=num_pairs, generator=generator)
 
 
 def nc2w_etf_distance(weight: Tensor) -> Tensor:
     """`etf_distance` of the rows of the classifier (K, d), uncentred."""
     return etf_distance(check_matrix("weight", weight))
+
+
+def _cosines(
+    units: Tensor, num_pairs: int | None, generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    """Cosines of all pairs, or of drawn ones, in blocks (P,)."""
+    if num_pairs is None:
+        for rows, columns, pairs in pair_blocks(len(units)):
+            yield block_pairs(units[rows] @ units[columns].T, rows, columns, pairs)
+        return
+    for k, j in drawn_pairs(len(units), num_pairs, generator):
+        yield (units[k.to(units.device)] * units[j.to(units.device)]).sum(1)
 
 
 def _units(vectors: Tensor) -> Tensor:

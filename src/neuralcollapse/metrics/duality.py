@@ -1,10 +1,14 @@
 """NC3: does the classifier point where the class means are?"""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
+
+# Classes at a time: of a million, double copies would take gigabytes.
+_ROWS = 1 << 13
 
 
 def nc3_duality(
@@ -41,8 +45,12 @@ def nc3_duality(
     """
     rows, centred = _matched(statistics, weight, global_mean)
     if len(centred) < 2:
-        return centred.new_full((), float("nan"))
-    return (rows / rows.norm() - centred / centred.norm()).norm()
+        return _undefined(centred)
+    blocks = [*zip(rows.split(_ROWS), centred.split(_ROWS), strict=True)]
+    size = torch.stack([block.double().norm() for block, _ in blocks]).norm()
+    spread = centred.norm()
+    gaps = [(block.double() / size - means / spread).norm() for block, means in blocks]
+    return torch.stack(gaps).norm()
 
 
 def nc3_alignment(
@@ -100,17 +108,26 @@ def _cosines(statistics: ClassStatistics, weight: Tensor, global_mean: GlobalMea
     """(K seen,), the cosines of rows and centred means; nan where they are not defined."""
     rows, centred = _matched(statistics, weight, global_mean)
     if len(centred) < 2:
-        return centred.new_full((1,), float("nan"))
-    degenerate = (rows.norm(dim=1) == 0).any() | (centred.norm(dim=1) == 0).any()
-    cosines = cosine_similarity(rows, centred, dim=1, eps=0.0)
-    return cosines.masked_fill(degenerate, float("nan"))
+        return _undefined(centred)[None]
+    cosines, degenerate = [], centred.new_zeros((), dtype=torch.bool)
+    for block, means in zip(rows.split(_ROWS), centred.split(_ROWS), strict=True):
+        wide = block.double()
+        degenerate = degenerate | (wide.norm(dim=1) == 0).any() | (means.norm(dim=1) == 0).any()
+        cosines.append(cosine_similarity(wide, means, dim=1, eps=0.0))
+    return torch.cat(cosines).masked_fill(degenerate, torch.nan)
 
 
 def _matched(
     statistics: ClassStatistics, weight: Tensor, global_mean: GlobalMean
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the classifier and centred means of the classes seen, in float64."""
+    """Rows of the classifier as given, and centred means in float64, of the classes seen."""
     classes, dim = statistics.num_classes, statistics.dim
     check_matrix("weight", weight, rows=classes, columns=dim, why="the shape of the class means")
     centred = statistics.centred_means(global_mean).double()
-    return weight.to(centred)[statistics.seen], centred
+    seen = statistics.seen
+    weight = weight.to(centred.device)
+    return weight if bool(seen.all()) else weight[seen], centred
+
+
+def _undefined(like: Tensor) -> Tensor:
+    return like.new_full((), torch.nan)

@@ -11,6 +11,11 @@ from neuralcollapse.metrics.table import METRICS, Metric
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
+# Of more classes a sweep over all pairs takes minutes a metric, and an hour for a million.
+_MOST_SWEPT = 1 << 15
+# Their means over pairs are then known to four digits or so.
+_DRAWN = 1 << 22
+
 
 def evaluate(
     statistics: ClassStatistics,
@@ -29,6 +34,9 @@ def evaluate(
         weighting: of the covariances, as of `nc1`.
         known: metrics that need the features themselves, computed by the caller: a value, or the
             reason why there is none.
+
+    Metrics of pairs of classes draw 4,194,304 of them, always the same, where there are more than
+    32,768 classes.
 
     Returns:
         Values, nan where undefined or infinite, and the reason for each nan. A metric of features
@@ -52,6 +60,11 @@ def evaluate(
         if isinstance(outcome, str):
             reasons[metric.key] = outcome
     return values, reasons
+
+
+def pairs_drawn(num_seen: int) -> int | None:
+    """How many pairs of so many classes `evaluate` draws for metrics of pairs; None for all."""
+    return _DRAWN if num_seen > _MOST_SWEPT else None
 
 
 def _missing(
@@ -97,6 +110,9 @@ def _value(
     options: dict[str, Any] = {"global_mean": global_mean} if metric.takes_global_mean else {}
     if metric.takes_weighting:
         options["weighting"] = weighting
+    if metric.takes_pairs:
+        options["num_pairs"] = pairs_drawn(int(statistics.seen.sum()))
+        options["generator"] = torch.Generator().manual_seed(0)  # the same pairs every time
     return float(metric.function(*arguments, **options))
 
 

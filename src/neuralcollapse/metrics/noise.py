@@ -52,7 +52,7 @@ def nc1_trace_unbiased(statistics: ClassStatistics, *, global_mean: GlobalMean =
         counts / counts.sum() if global_mean == "sample" else torch.full_like(counts, 1 / num_seen)
     )
     noise = ((1 - 2 * share) * errors).mean() + (share.square() * errors).sum()
-    between = centred.square().sum() / num_seen - noise
+    between = centred.norm().square() / num_seen - noise
     return within / between if bool(between > 0) else centred.new_full((), torch.nan)
 
 

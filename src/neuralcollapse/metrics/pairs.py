@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from neuralcollapse.scalars import check_integer
+
 # (512, 512) doubles are 2 MiB: they stay in the processor's cache, and little below the diagonal of
 # pairs is computed in vain.
 _BLOCK = 512
@@ -12,6 +14,8 @@ _BLOCK = 512
 _CLOSE = 1e-6
 # Pairs at a time whose distance is taken from the difference.
 _EXACT_PAIRS = 4096
+# Pairs at a time of those drawn: of 256 dimensions 16 MiB.
+_DRAWN_PAIRS = 1 << 13
 
 
 def pair_blocks(num_classes: int) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -31,12 +35,37 @@ def block_pairs(block: Tensor, rows: slice, columns: slice, pairs: Tensor) -> Te
     return block[pairs.to(block.device)] if rows == columns else block.flatten()
 
 
-def squared_distances(units: Tensor) -> Iterator[Tensor]:
-    """Squared distances of all pairs of unit vectors (K, d), block by block, each (P,).
+def pair_count(num_classes: int, num_pairs: int | None) -> float:
+    """How many pairs a sum is over: those drawn, or all."""
+    if num_classes < 2:
+        return 0
+    return num_classes * (num_classes - 1) / 2 if num_pairs is None else num_pairs
+
+
+def drawn_pairs(
+    num_classes: int, num_pairs: int, generator: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks (k, j) of pairs of different classes, each (P,), drawn with replacement."""
+    check_integer("num_pairs", num_pairs, 1)
+    for start in range(0, num_pairs, _DRAWN_PAIRS):
+        count = min(_DRAWN_PAIRS, num_pairs - start)
+        k = torch.randint(num_classes, (count,), generator=generator)
+        j = torch.randint(num_classes - 1, (count,), generator=generator)
+        yield k, j + (j >= k)
+
+
+def squared_distances(
+    units: Tensor, num_pairs: int | None = None, generator: torch.Generator | None = None
+) -> Iterator[Tensor]:
+    """Squared distances of all pairs of unit vectors (K, d), or of drawn ones, in blocks (P,).
 
     From inner products, where the vectors nearly coincide from their differences: exactly 0 for
     equal rows, and not negative.
     """
+    if num_pairs is not None:
+        for k, j in drawn_pairs(len(units), num_pairs, generator):
+            yield (units[k.to(units.device)] - units[j.to(units.device)]).square().sum(1)
+        return
     for rows, columns, pairs in pair_blocks(len(units)):
         squared = torch.addmm(units.new_tensor(2.0), units[rows], units[columns].T, alpha=-2)
         found = block_pairs(squared, rows, columns, pairs)

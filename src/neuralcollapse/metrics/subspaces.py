@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_matrix
+from neuralcollapse.spectrum import mean_spectrum
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
 
@@ -113,13 +114,14 @@ def nc3_subspace(
     centred = statistics.centred_means(global_mean).double()
     if len(centred) < 2:
         return centred.new_full((), torch.nan)
-    rows = weight.to(centred)[statistics.seen]
-    if not bool(torch.isfinite(rows).all()):
+    rows = weight[statistics.seen].to(centred)
+    if not bool(torch.isfinite(rows.sum())):
         return centred.new_full((), torch.nan)
-    first = _basis(rows - rows.mean(0), rows.norm())
-    second = _basis(centred, statistics.seen_means.double().norm())
+    _, second = mean_spectrum(centred, statistics.seen_means)
+    del centred  # of a million classes two gigabytes
+    _, first = mean_spectrum(rows - rows.mean(0), rows)
     if not len(first) or not len(second):
-        return centred.new_full((), torch.nan)
+        return rows.new_full((), torch.nan)
     return _cosines(first, second).sum() / max(len(first), len(second))
 
 

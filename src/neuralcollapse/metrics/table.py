@@ -22,6 +22,7 @@ from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
 from neuralcollapse.metrics.noise import nc1_trace_unbiased
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.spread_within import hug_intra
 from neuralcollapse.metrics.subspaces import effective_rank, nc3_subspace
 from neuralcollapse.metrics.uniformity import (
     gnc2_energy_gap,
@@ -30,7 +31,6 @@ from neuralcollapse.metrics.uniformity import (
     gnc2_log_variance,
     gnc2_margin,
     hug_inter,
-    hug_intra,
     least_mean_energy,
 )
 from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio, vci
@@ -52,6 +52,7 @@ class Metric:
             ETF fits, "general" for more, or "any".
         takes_global_mean: whether it has the argument `global_mean`.
         takes_weighting: whether it has the argument `weighting`.
+        takes_pairs: whether it runs over all pairs of classes, and has the argument `num_pairs`.
         reference: who introduced it.
         summary: what it says, in a few words.
         floor: a function of K and d: the least value that K vectors in d dimensions can have where
@@ -66,6 +67,7 @@ class Metric:
     regime: Regime
     takes_global_mean: bool
     takes_weighting: bool
+    takes_pairs: bool
     reference: str
     summary: str
     most_classes: int | None = None
@@ -151,6 +153,7 @@ def _row(
     *,
     global_mean: bool = False,
     weighting: bool = False,
+    pairs: bool = False,
     at_collapse: float | Callable[[int, int], float] = 0.0,
     better: Literal["lower", "higher"] = "lower",
     regime: Regime = "any",
@@ -165,6 +168,7 @@ def _row(
         regime=regime,
         takes_global_mean=global_mean,
         takes_weighting=weighting,
+        takes_pairs=pairs,
         reference=reference,
         summary=summary,
         most_classes=most_classes,
@@ -196,7 +200,13 @@ METRICS: tuple[Metric, ...] = (
         "the same, corrected for few samples",
         global_mean=True,
     ),
-    _row(cdnv, _STATISTICS, "Galanti, Gyorgy, Hutter 2022", "variance over distance, by pairs"),
+    _row(
+        cdnv,
+        _STATISTICS,
+        "Galanti, Gyorgy, Hutter 2022",
+        "variance over distance, by pairs",
+        pairs=True,
+    ),
     _row(
         cdnv_directional,
         ("statistics", "features", "labels"),
@@ -239,6 +249,7 @@ METRICS: tuple[Metric, ...] = (
         "class means: cosines from -1/(K-1)",
         global_mean=True,
         regime="simplex",
+        pairs=True,
     ),
     _row(
         nc2_etf_distance,
@@ -257,7 +268,14 @@ METRICS: tuple[Metric, ...] = (
         "classifier: variation of the cosines",
         regime="simplex",
     ),
-    _row(nc2w_max_angle, _WEIGHT, _PAPYAN, "classifier: cosines from -1/(K-1)", regime="simplex"),
+    _row(
+        nc2w_max_angle,
+        _WEIGHT,
+        _PAPYAN,
+        "classifier: cosines from -1/(K-1)",
+        regime="simplex",
+        pairs=True,
+    ),
     _row(
         nc2w_etf_distance,
         _WEIGHT,
@@ -273,6 +291,7 @@ METRICS: tuple[Metric, ...] = (
         "class means: log energy above the least",
         global_mean=True,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_log_mean,
@@ -282,6 +301,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         at_collapse=_log_energy,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_log_variance,
@@ -291,6 +311,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         at_collapse=_zero_for_a_simplex,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_gaussian,
@@ -300,6 +321,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         at_collapse=_gaussian_potential,
         regime="general",
+        pairs=True,
     ),
     _row(
         gnc2_margin,
@@ -357,6 +379,7 @@ METRICS: tuple[Metric, ...] = (
         "uniformity between classes, 1/distance^2",
         global_mean=True,
         at_collapse=_riesz_energy,
+        pairs=True,
     ),
     _row(
         hug_intra,

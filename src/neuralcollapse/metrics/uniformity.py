@@ -10,16 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-from neuralcollapse.checks import check_label_range, check_labels, check_matrix
 from neuralcollapse.energy import gaussian_energy
 from neuralcollapse.frames import one_vs_rest_distance, reference_energy
-from neuralcollapse.metrics.pairs import squared_distances
+from neuralcollapse.metrics.pairs import pair_count, squared_distances
 from neuralcollapse.scalars import check_number
-from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
-# Features per block: 2^20 floats are 4 MiB.
-_BLOCK_FEATURES = 1 << 20
 # Two bounds on a distance, computed in different ways, differ by rounding.
 _ROUNDING = 1e-12
 # With smaller pivots the inverse of a Gram matrix loses more than half of the digits.
@@ -33,6 +29,8 @@ def gnc2_energy_gap(
     centred: bool = True,
     global_mean: GlobalMean = "class",
     reference: float | None = None,
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Mean pair energy of the class means' directions above the least known; 0 at collapse.
 
@@ -51,6 +49,8 @@ def gnc2_energy_gap(
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         reference: the least mean energy per pair; by default that of `reference_energy` for the
             classes seen, from a closed form or its cache.
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64; nan for fewer than two classes, a mean without direction, or no reference;
@@ -67,7 +67,7 @@ def gnc2_energy_gap(
     """
     power = check_number("power", power, minimum=-2, exclusive=True)
     units = _units(statistics, centred, global_mean)
-    energy = _mean_energy(units, power)
+    energy = _mean_energy(units, power, num_pairs, generator)
     if not bool(energy.isfinite()):
         return energy
     if reference is None:
@@ -83,7 +83,12 @@ def least_mean_energy(num_classes: int, dim: int, power: float) -> float:
 
 
 def gnc2_log_mean(
-    statistics: ClassStatistics, *, centred: bool = True, global_mean: GlobalMean = "class"
+    statistics: ClassStatistics,
+    *,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Mean logarithmic pair energy of the class means' directions; the lower, the more uniform.
 
@@ -97,16 +102,23 @@ def gnc2_log_mean(
         statistics: of the features.
         centred: subtract the global mean first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
         directions coincide.
     """
-    return _log_moments(_units(statistics, centred, global_mean))[0]
+    return _log_moments(_units(statistics, centred, global_mean), num_pairs, generator)[0]
 
 
 def gnc2_log_variance(
-    statistics: ClassStatistics, *, centred: bool = True, global_mean: GlobalMean = "class"
+    statistics: ClassStatistics,
+    *,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Variance of the logarithmic pair energies of the class means' directions.
 
@@ -121,7 +133,7 @@ def gnc2_log_variance(
         0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
         directions coincide.
     """
-    return _log_moments(_units(statistics, centred, global_mean))[1]
+    return _log_moments(_units(statistics, centred, global_mean), num_pairs, generator)[1]
 
 
 def gnc2_gaussian(
@@ -130,6 +142,8 @@ def gnc2_gaussian(
     scale: float = 2.0,
     centred: bool = True,
     global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Logarithm of the mean Gaussian potential of the class means' directions; least at collapse.
 
@@ -144,6 +158,8 @@ def gnc2_gaussian(
         scale: above 0; the width of the kernel is 1 / sqrt(2 scale).
         centred: subtract the global mean first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64; nan for fewer than two classes or a mean without direction.
@@ -153,10 +169,10 @@ def gnc2_gaussian(
     """
     scale = check_number("scale", scale, minimum=0, exclusive=True)
     units = _units(statistics, centred, global_mean)
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
+    if len(units) < 2 or bool(units.isnan().any()):
         return units.new_full((), torch.nan)
-    return gaussian_energy(units, scale, log=True) - math.log(num_pairs)
+    energy = gaussian_energy(units, scale, log=True, num_pairs=num_pairs, generator=generator)
+    return energy - math.log(pair_count(len(units), None))
 
 
 def gnc2_margin(
@@ -208,7 +224,12 @@ def gnc2_margin(
 
 
 def hug_inter(
-    statistics: ClassStatistics, *, centred: bool = True, global_mean: GlobalMean = "class"
+    statistics: ClassStatistics,
+    *,
+    centred: bool = True,
+    global_mean: GlobalMean = "class",
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Uniformity between classes as HUG trains it; (K-1)/(2K) at collapse for K <= d+1.
 
@@ -223,118 +244,21 @@ def hug_inter(
         statistics: of the features.
         centred: subtract the global mean first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64, above 0; nan for fewer than two classes or a mean without direction, infinite
         if two directions coincide.
     """
-    return _mean_energy(_units(statistics, centred, global_mean), 2.0)
-
-
-def hug_intra(
-    statistics: ClassStatistics,
-    features: Tensor,
-    labels: Tensor,
-    *,
-    centred: bool = True,
-    global_mean: GlobalMean = "class",
-) -> Tensor:
-    """Spread of the directions within a class as HUG trains it; 0 at collapse, at most 2.
-
-        mean over classes of mean_{i in k}(norm(x_i - u_k))
-
-    with x_i the direction of h_i - mu_G and u_k that of mu_k - mu_G. Source: Liu et al. 2023, of
-    the class means without proxies. The loss itself does not subtract the global mean:
-    `centred=False`. Classes weigh the same. Blind to norms.
-
-    Args:
-        statistics: whose class means are the centres; of these features or of the training set.
-        features: (N, d).
-        labels: (N,).
-        centred: subtract the global mean first.
-        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
-
-    Returns:
-        0-d float64; nan without samples, for a mean without direction, or for samples of a class
-        that the statistics have not seen.
-    """
-    check_matrix("features", features, columns=statistics.dim, why="the width of the class means")
-    labels = check_labels(labels, len(features))
-    check_label_range(labels, statistics.num_classes)
-    spread = SpreadWithin(statistics, centred=centred, global_mean=global_mean)
-    spread.update(features, labels)
-    return spread.result()
-
-
-class SpreadWithin:
-    """Distances of directions to those of their class means, summed by class over batches.
-
-    Works relative to the global mean, so that an offset common to all features, however large,
-    does not drown the distances in float32.
-
-    Args:
-        statistics: whose class means are the centres.
-        centred: subtract the global mean first.
-        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
-    """
-
-    def __init__(
-        self,
-        statistics: ClassStatistics,
-        *,
-        centred: bool = True,
-        global_mean: GlobalMean = "class",
-    ):
-        self._means = statistics.means.double()
-        # From differences: means that coincide have no direction, and not that of their rounding.
-        moved = statistics.centred_means(global_mean) if centred else statistics.seen_means
-        self._broken = bool((moved == 0).all(1).any())
-        self._single = statistics.counts == 1
-        self._origin = None
-        if centred and len(moved):
-            self._origin = (statistics.seen_means[0] - moved[0]).double()
-        self._centres: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
-        self.totals = self._means.new_zeros(2, len(self._means))
-        """(2, K): sums of distances, and numbers of samples; those of several processes add up."""
-
-    @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add a batch: features (N, d), labels (N,)."""
-        dtype = torch.promote_types(features.dtype, torch.float32)
-        origin, centres = self._moved(dtype)
-        rows = max(1, _BLOCK_FEATURES // max(1, features.shape[1]))
-        for block, own in zip(features.split(rows), labels.split(rows), strict=True):
-            units = directions(block.to(dtype) - origin)
-            distances = (units - centres[own]).norm(dim=1).to(self.totals)
-            self.totals[0].index_add_(0, own, distances)
-            self.totals[1].index_add_(0, own, torch.ones_like(distances))
-
-    def result(self) -> Tensor:
-        """The mean over classes of their mean distances, 0-d float64."""
-        sums, counts = self.totals
-        if self._broken:
-            return sums.new_full((), torch.nan)
-        # A single sample is its class's mean, at no distance, also where it was not looked at.
-        return (sums / counts.clamp(min=1))[(counts > 0) | self._single].mean()
-
-    def _moved(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The origin (d,) and the centres' directions (K, d) for features of one precision."""
-        if dtype not in self._centres:
-            origin = self._means.new_zeros(self._means.shape[1], dtype=dtype)
-            if self._origin is not None:
-                # Rounded first, so that means and features are moved by exactly the same.
-                origin = self._origin.to(dtype)
-            moved = self._means - origin
-            units = moved / moved.norm(dim=1, keepdim=True)
-            self._centres[dtype] = origin, units.to(dtype)
-        return self._centres[dtype]
+    return _mean_energy(_units(statistics, centred, global_mean), 2.0, num_pairs, generator)
 
 
 def _units(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) -> Tensor:
     """(K seen, d) float64, the directions of the class means; nan for a zero one."""
-    means = statistics.centred_means(global_mean) if centred else statistics.seen_means
+    means = statistics.centred_means(global_mean) if centred else statistics.seen_means.clone()
     means = means.double()
-    return means / means.norm(dim=1, keepdim=True)
+    return means.div_(means.norm(dim=1, keepdim=True))
 
 
 def _has_room(num_classes: int, dim: int) -> bool:
@@ -342,36 +266,38 @@ def _has_room(num_classes: int, dim: int) -> bool:
     return num_classes >= 2 and dim >= (1 if num_classes == 2 else 2)
 
 
-def _mean_energy(units: Tensor, power: float) -> Tensor:
+def _mean_energy(
+    units: Tensor, power: float, num_pairs: int | None, generator: torch.Generator | None
+) -> Tensor:
     """Mean over pairs of the Riesz kernel; infinite where it diverges."""
     if not power:
-        return _log_moments(units)[0]
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
+        return _log_moments(units, num_pairs, generator)[0]
+    if len(units) < 2 or bool(units.isnan().any()):
         return units.new_full((), torch.nan)
     total = units.new_zeros(())
-    for squared in squared_distances(units):
+    for squared in squared_distances(units, num_pairs, generator):
         total = total + squared.pow(-power / 2).sum()
-    return math.copysign(1, power) * total / num_pairs
+    return math.copysign(1, power) * total / pair_count(len(units), num_pairs)
 
 
-def _log_moments(units: Tensor) -> tuple[Tensor, Tensor]:
+def _log_moments(
+    units: Tensor, num_pairs: int | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     """Mean and population variance over pairs of -log(distance)."""
     count = len(units)
-    num_pairs = count * (count - 1) / 2
-    if not num_pairs or bool(units.isnan().any()):
+    if count < 2 or bool(units.isnan().any()):
         return units.new_full((), torch.nan), units.new_full((), torch.nan)
     # Around the simplex's value, so that the squares of a collapsed network do not cancel.
     usual = -math.log(2 * count / (count - 1)) / 2
     first, second = units.new_zeros(()), units.new_zeros(())
-    for squared in squared_distances(units):
+    for squared in squared_distances(units, num_pairs, generator):
         deviations = -squared.log() / 2 - usual
         first = first + deviations.sum()
         second = second + deviations.square().sum()
-    shift = first / num_pairs
+    shift = first / pair_count(count, num_pairs)
     if bool(shift.isinf()):
         return shift, shift
-    return usual + shift, (second / num_pairs - shift.square()).clamp(min=0)
+    return usual + shift, (second / pair_count(count, num_pairs) - shift.square()).clamp(min=0)
 
 
 def _best_margin(num_classes: int, dim: int) -> float:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from neuralcollapse.metrics.pairs import block_pairs, pair_blocks
+from neuralcollapse.metrics.pairs import block_pairs, drawn_pairs, pair_blocks, pair_count
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.spectrum import mean_spectrum
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -105,7 +105,7 @@ def nc1_trace_ratio(
         0.375
     """
     centred = _weighted_means(statistics, global_mean, weighting)
-    between = centred.square().sum() / len(centred)
+    between = centred.norm().square() / len(centred)
     if len(centred) < 2 or not bool(between > 0):
         return _undefined(centred)
     if weighting == "balanced":
@@ -204,7 +204,12 @@ class BalancedScatter:
         return replace(self._statistics, scatter=self.totals.to(self._statistics.means.dtype))
 
 
-def cdnv(statistics: ClassStatistics) -> Tensor:
+def cdnv(
+    statistics: ClassStatistics,
+    *,
+    num_pairs: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Class-distance normalised variance, averaged over pairs of classes; 0 at collapse.
 
         mean over k != j of (v_k + v_j) / (2 norm(mu_k - mu_j)^2)
@@ -213,6 +218,11 @@ def cdnv(statistics: ClassStatistics) -> Tensor:
 
     with v_k the mean squared distance of class k to its mean (divided by n_k). Needs no scatter
     and no global mean; every class counts alike, however rare. A class with one sample has v = 0.
+
+    Args:
+        statistics: with or without scatter.
+        num_pairs: draw so many pairs, with replacement, instead of taking all.
+        generator: draws them.
 
     Returns:
         0-d float64, in [0, inf]; infinite if two class means coincide while a sample of either
@@ -229,8 +239,14 @@ def cdnv(statistics: ClassStatistics) -> Tensor:
     num_seen = len(means)
     if num_seen < 2:
         return _undefined(means)
-    norms = means.square().sum(1)
+    norms = means.norm(dim=1).square()
     total = means.new_zeros(())
+    if num_pairs is not None:
+        for drawn in drawn_pairs(num_seen, num_pairs, generator):
+            k, j = (one.to(means.device) for one in drawn)
+            distances = (means[k] - means[j]).square().sum(1)
+            total = total + ((variances[k] + variances[j]) / (2 * distances)).sum()
+        return total / num_pairs
     for rows, columns, pairs in pair_blocks(num_seen):
         scale = norms[rows, None] + norms[None, columns]
         squared = scale - 2 * means[rows] @ means[columns].T
@@ -239,7 +255,7 @@ def cdnv(statistics: ClassStatistics) -> Tensor:
             squared[k, j] = (means[rows][k] - means[columns][j]).square().sum(1)
         ratios = (variances[rows, None] + variances[None, columns]) / (2 * squared)
         total = total + block_pairs(ratios, rows, columns, pairs).sum()
-    return total / (num_seen * (num_seen - 1) / 2)
+    return total / pair_count(num_seen, None)
 
 
 def _weighted_means(

@@ -7,12 +7,20 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.batches import run_model, split_batch
-from neuralcollapse.checks import check_finite, check_labels, check_matrix, check_vector
+from neuralcollapse.batches import check_loader, labelled_samples, run_model, split_batch
+from neuralcollapse.checks import (
+    check_data,
+    check_finite,
+    check_labels,
+    check_matrix,
+    check_vector,
+)
 from neuralcollapse.tap import FeatureTap, evaluating
 
 # Entries worked on at a time: 2^20 doubles are 8 MiB.
 _BLOCK = 1 << 20
+# As torch's cross entropy and `measure` have it.
+_IGNORED = -100
 
 
 class AbstractDetector(ABC):
@@ -56,16 +64,21 @@ class AbstractDetector(ABC):
     def fit(self, loader: Iterable[Any]) -> Self:
         """Learn from the batches of a loader what samples of the classes look like.
 
-        All features are held at once; what a batch may be is said at `measure`.
+        All features are held at once; what a batch may be is said at `measure`. Samples labelled
+        -100 are left out.
         """
         if self.model is None:
             raise ValueError("fit needs a model; with features at hand call fit_features")
+        check_loader("loader", loader)
         kept: list[tuple[Tensor, Tensor]] = []
         with FeatureTap(self.model, self.layer) as tap, evaluating(self.model) as device:
             for batch in loader:
                 inputs, labels = split_batch(batch)
                 run_model(self.model, inputs, device)
-                kept.append((tap.take(), labels.to(device)))
+                features = tap.take(tokens=labels.dim() > 1)
+                kept.append(
+                    labelled_samples(features, labels.to(device), len(tap.weight), _IGNORED)
+                )
             self._take_classifier(tap.weight.clone(), tap.bias)
         if not kept:
             raise ValueError("loader must yield at least one sample, got none")
@@ -77,15 +90,21 @@ class AbstractDetector(ABC):
         """Learn from features (N, d), with labels (N,) for detectors that look at classes.
 
         Raises:
-            ValueError: if shapes do not fit, there are no samples, a value is not finite, or
-                something is missing that the detector needs.
+            ValueError: if shapes do not fit, there are no samples, a value is not finite, a label
+                is negative, or something is missing that the detector needs.
         """
         features = check_matrix("features", features).detach()
         if not len(features):
             raise ValueError("features must hold at least one sample, got none")
         check_finite("features", features)
         if labels is not None:
-            labels = check_labels(labels, len(features)).to(features.device)
+            labels = check_labels(labels, len(features))
+            check_data("labels", labels)
+            if int(labels.min()) < 0:
+                raise ValueError(
+                    f"labels must not be negative, got {int(labels.min())}; leave these samples out"
+                )
+            labels = labels.to(features.device)
         if self.weight is not None:
             check_matrix("weight", self.weight, columns=features.shape[1], why="as the features")
             self._take_classifier(self.weight.to(features.device), self.bias)
@@ -110,13 +129,15 @@ class AbstractDetector(ABC):
 
         Raises:
             RuntimeError: if the detector was not fitted.
-            ValueError: if the width is not that of the features it was fitted on.
+            ValueError: if the width is not that of the features it was fitted on, or a value is
+                not finite.
         """
         if self._dim is None:
             raise RuntimeError(
                 f"{type(self).__name__} must be fitted first; call fit or fit_features"
             )
         check_matrix("features", features, columns=self._dim, why="as fitted")
+        check_finite("features", features)
         scores = [self._score(block.double()) for block in blocks(features.detach())]
         return torch.cat(scores) if scores else features.new_zeros(0, dtype=torch.float64)
 

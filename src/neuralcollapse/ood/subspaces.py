@@ -177,6 +177,8 @@ def _outside(
     width = features.shape[1]
     if dim is None:
         dim = 1000 if width >= 2048 else 512 if width >= 768 else max(1, width // 2)
+    if width < 2:
+        raise ValueError(f"features must have at least 2 columns, for a residual, got {width}")
     if not 1 <= dim < width:
         raise ValueError(
             f"dim must lie in [1, {width}), below the width of the features, got {dim}"

@@ -252,6 +252,8 @@ def _note(depth: Depth) -> str:
             f": {profile.law.metric} goes by the factor {profile.law.rho:.3g} from layer to layer "
             f"(dotted, R² {profile.law.r_squared:.3g})"
         )
+    elif profile.no_law is not None:
+        said += f": there is no separation law, it {profile.no_law}"
     if profile.tunnel is not None:
         said += f"; the tunnel begins at {profile.tunnel} (ring)"
     return said + "."

@@ -1,6 +1,7 @@
 """Data sets: where they come from, and their training, validation and test parts."""
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,7 +269,9 @@ def _openml(config: TrainConfig) -> Source:
     except (ImportError, RuntimeError) as error:
         raise ValueError(_needs_train("openml", error)) from None
     try:
-        bunch = fetch_openml(name, version="active", as_frame=False, data_home=config.data_root)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of every attempt: the last one is told below
+            bunch = fetch_openml(name, version="active", as_frame=False, data_home=config.data_root)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 from neuralcollapse.measurement import Measurement
@@ -80,12 +79,7 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
             else:
                 self._bar.console.print(line, markup=False, highlight=False)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

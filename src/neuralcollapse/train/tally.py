@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from neuralcollapse.hierarchy import Hierarchy
 from neuralcollapse.hierarchy.distances import DistanceKind
-from neuralcollapse.mistakes import MistakeAccumulator, Mistakes
+from neuralcollapse.mistake_accumulator import MistakeAccumulator
+from neuralcollapse.mistakes import Mistakes
 from neuralcollapse.processes import rows_of_processes
 
 
