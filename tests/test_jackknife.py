@@ -107,8 +107,8 @@ def test_bad_input() -> None:
         jackknife_intervals(parts_of([300]))
     with pytest.raises(ValueError, match="parts must be at least two with samples, got 0"):
         jackknife_intervals([])
+    wider = ClassStatistics.from_features(FEATURES, LABELS, 4)
     with pytest.raises(ValueError, match="must have equal"):
-        wider = ClassStatistics.from_features(FEATURES, LABELS, 4)
         jackknife_intervals([*parts_of([300]), wider])
     with pytest.raises(ValueError, match="confidence must be below 1"):
         jackknife_intervals(parts_of(SIZES), confidence=95)
