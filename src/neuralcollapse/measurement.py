@@ -14,7 +14,7 @@ from neuralcollapse.geometry import Geometry
 from neuralcollapse.jackknife import Interval, jackknife_intervals, sizes_to_leave_out
 from neuralcollapse.layers import DepthProfile
 from neuralcollapse.metrics.evaluation import evaluate, pairs_drawn
-from neuralcollapse.metrics.noise import null_values, rounding_share
+from neuralcollapse.metrics.noise import null_values, rounding_note
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.metrics.whitened import between_condition
@@ -26,8 +26,6 @@ _REGIMES = {
     "simplex": "K <= d+1, a simplex fits: the nc2 rows are primary, the gnc2 rows secondary",
     "general": "K > d+1, no simplex fits: the gnc2 rows are primary, the nc2 rows secondary",
 }
-# From this share of the within-class variance on, rounding of the features is told.
-_MOST_ROUNDING = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,20 +243,13 @@ def conclude(
     values, undefined = evaluate(
         statistics, weight, global_mean=global_mean, weighting=weighting, known=look.known
     )
-    means = {"class": "mean of the class means", "sample": "mean of all samples"}
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
     conventions = {
         "split": split or "as given",
         "layer": f"input of {layer or 'the model'}" if layer is not None else "features as given",
         "features": "scaled to unit length" if normalize else "raw",
         "classifier": classifier,
-        "global_mean": means[global_mean],
-        "within_covariance": "mean over the classes seen of their own covariances"
-        if weighting == "balanced"
-        else "divided by the number of samples",
-        "between_covariance": "classes weighted by their share of the samples"
-        if weighting == "samples"
-        else "divided by the number of classes seen",
+        **covariance_conventions(global_mean, weighting),
         "nc1": "divided by the number of classes seen"
         + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
@@ -303,6 +294,20 @@ def conclude(
     )
 
 
+def covariance_conventions(global_mean: GlobalMean, weighting: Weighting | None) -> dict[str, str]:
+    """What counts how much in the global mean and in the covariances."""
+    means = {"class": "mean of the class means", "sample": "mean of all samples"}
+    return {
+        "global_mean": means[global_mean],
+        "within_covariance": "mean over the classes seen of their own covariances"
+        if weighting == "balanced"
+        else "divided by the number of samples",
+        "between_covariance": "classes weighted by their share of the samples"
+        if weighting == "samples"
+        else "divided by the number of classes seen",
+    }
+
+
 def _interval(values: Mapping[str, Any]) -> Interval:
     numbers = [float(values[name]) for name in ("value", "standard_error", "low", "high")]
     if not all(map(math.isfinite, numbers)):
@@ -334,13 +339,7 @@ def _notes(
             f"{counted(single, 'class', 'classes')} of one sample: no variability there, from the "
             "start, tells nothing of collapse"
         )
-    if dtype in (torch.float16, torch.bfloat16):
-        share = rounding_share(statistics, dtype)
-        if share > _MOST_ROUNDING:
-            name = str(dtype).removeprefix("torch.")
-            how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
-            notes.append(
-                f"of the within-class variance {how}: the number format and not the network makes "
-                "such a collapse; measure features of float32"
-            )
+    rounded = rounding_note(statistics, dtype)
+    if rounded is not None:
+        notes.append(rounded)
     return tuple(notes)
