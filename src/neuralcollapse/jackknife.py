@@ -139,10 +139,10 @@ def jackknife_intervals(
         left = _with_single_samples(rest, whole)
         same = alone if torch.equal(left.seen, whole.seen) else {}
         without.append(values_of(left, same))
-    for key, (whole, *rest) in told.items():
+    for key, (value_of_all, *rest_values) in told.items():
         if metrics is None or key in metrics:
-            values[key] = whole
-            for one, value in zip(without, rest, strict=True):
+            values[key] = value_of_all
+            for one, value in zip(without, rest_values, strict=True):
                 one[key] = value
     quantile = float(student.ppf((1 + confidence) / 2, len(parts) - 1))
     intervals = {}
