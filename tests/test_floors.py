@@ -34,6 +34,7 @@ FLOORS = {
     "feature_files": 2,
     "hierarchy": 2,
     "statistics": 2,
+    "dealing": 3,
     "decisions": 3,
     "frames": 3,
     "geometry": 3,
