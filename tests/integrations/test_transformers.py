@@ -214,6 +214,25 @@ def test_all_layers_end_in_front_of_the_classifier() -> None:
         assert [layer.name for layer in measured.depth.layers] == ["body.embed", "body.mix"]
 
 
+class Crowded(FirstForSequenceClassification):
+    """Parts by names that an adapter might want for itself."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        for name in ("model", "head", "task", "tap"):
+            setattr(self, name, nn.Linear(WIDTH, 2))
+
+
+def test_parts_of_any_name_are_left_alone() -> None:
+    model = Crowded()
+    parts = dict(model.named_modules())
+    hidden = hidden_of(model)[:, 0]
+    wanted = measure_features(hidden, CLASSES, model.score.weight, model.score.bias)
+    measured = measure_transformer(model, sequence_batches(), layer="score", layers=["body.mix"])
+    assert_same(measured, wanted)
+    assert dict(model.named_modules()) == parts
+
+
 def test_outsiders_and_weighted_covariances() -> None:
     model = FirstForSequenceClassification(3)
     far = [{**batch, "labels": batch["labels"] + 50} for batch in sequence_batches()[:1]]

@@ -291,12 +291,16 @@ class _Rows(AbstractHead):
 class _View(nn.Module):
     """A transformer whose classifier receives the features that labels go with, and no others.
 
-    Under the classifier's name stands a head that is run in front of it.
+    Its parts are those of the model, by their names there. Under the classifier's name stands a
+    head that is run in front of it.
     """
+
+    model: nn.Module
+    head: _Rows
 
     def __init__(self, model: nn.Module, layer: str | None, task: Task, vocabulary: Any):
         super().__init__()
-        self.model, self.task = model, task
+        self.task: Task = task
         self.tap = FeatureTap(model, layer)
         self.name = self.tap.name
         weight, bias = self.tap.weight, self.tap.bias
@@ -305,18 +309,16 @@ class _View(nn.Module):
         if self.classes is not None:
             weight = weight[self.classes.to(weight.device)]
             bias = None if bias is None else bias[self.classes.to(weight.device)]
-        self.head = _Rows(weight, bias)
+        # Not as parts of the view: those are the model's own, whatever they are called.
+        head = _Rows(weight, bias)
+        self.__dict__.update(model=model, head=head, _modules=model._modules)
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Generator[tuple[str, nn.Module]]:
-        """The modules of the model by the names that they have there."""
+        """The modules of the model and, behind its classifier, the head by the same name."""
         for name, module in self.model.named_modules(*args, **kwargs):
             yield name, module
             if name == self.name:
                 yield name, self.head
-
-    def named_children(self) -> Generator[tuple[str, nn.Module]]:
-        """The parts of the model, as `named_modules` calls them."""
-        yield from self.model.named_children()
 
     def children(self) -> Generator[nn.Module]:
         """The model and the head, which follow the view to devices and modes."""
