@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from neuralcollapse import ClassStatistics, measure, measure_features
+from neuralcollapse import ClassStatistics, jackknife_intervals, measure, measure_features
 
 # Seconds; reached only by processes that wait for each other for ever.
 LONGEST = 200.0
@@ -135,3 +135,39 @@ def collect_shares(rank: int, *_: Any) -> None:
                 assert abs(value - whole[key]) <= 1e-9 * abs(whole[key]) + 1e-12, (key, value)
         assert metric.statistics.num_samples == int(own.sum())
         both.update(features[:1], labels[:1])  # on with the local state
+
+
+def intervals_of_shares(rank: int, *_: Any) -> None:
+    """Intervals of a loader of two processes are those of the parts of both, put together."""
+    labels = torch.arange(130) % 4
+    labels[-1] = 4  # a class of one sample, which one process has
+    features = torch.randn(130, 6, generator=torch.Generator().manual_seed(0)).double()
+    features += 2 * torch.eye(5, 6)[labels]
+    head = torch.nn.Linear(6, 5).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    for shares in ((slice(0, 90), slice(90, 130)), (slice(0, 130), slice(0, 0))):
+        parts: list[list[int]] = [[] for _ in range(20)]
+        for process, share in enumerate(shares):
+            turns = [7 * k + 10 * process for k in range(5)]
+            for row in range(*share.indices(130)):
+                label = int(labels[row])
+                parts[turns[label] % 20].append(row)
+                turns[label] += 1
+        cut = [ClassStatistics.from_features(features[own], labels[own], 5) for own in parts]
+        wanted = jackknife_intervals(cut, head.weight)
+        own = shares[rank]
+        found = measure(head, [(features[own], labels[own])], distributed=True, jackknife=True)
+        assert {*found.intervals} - {*wanted} == {"accuracy", "nc4_disagreement", "hug_intra"}
+        chosen = head(features).argmax(1) == labels
+        rest = [
+            float(chosen[[i for i in range(130) if i not in own]].double().mean()) for own in parts
+        ]
+        known = {"accuracy": [float(chosen.double().mean()), *rest]}
+        wanted["accuracy"] = jackknife_intervals(cut, known=known)["accuracy"]
+        for key, one in wanted.items():
+            interval = found.intervals[key]
+            for end in ("value", "low", "high"):
+                value = getattr(one, end)
+                close = abs(getattr(interval, end) - value) <= 1e-7 * abs(value) + 1e-9
+                assert close, (key, end, one, interval)

@@ -112,6 +112,20 @@ def test_ignored_samples_count_for_nothing(index: int) -> None:
         assert value == pytest.approx(wanted[key], rel=1e-5, abs=1e-6, nan_ok=True), key
 
 
+@pytest.mark.parametrize("index", [-100, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_rows_of_the_ignored_label_among_one_hot_ones(index: int, dtype: torch.dtype) -> None:
+    labels, one_hot = LABELS.clone(), torch.eye(3)[LABELS].to(dtype)
+    labels[::5], one_hot[::5] = index, index
+    wanted = measure(MODEL, [(INPUTS, labels)], ignore_index=index)
+    measured = measure(MODEL, [(INPUTS, one_hot)], ignore_index=index)
+    assert measured.counts == wanted.counts
+    assert measured.metrics == wanted.metrics
+    one_hot[0, 0] = 0
+    with pytest.raises(ValueError, match="must be one-hot, got rows"):
+        measure(MODEL, [(INPUTS, one_hot)], ignore_index=index)
+
+
 def test_every_token_is_a_sample() -> None:
     labels = LABELS.reshape(6, 5).clone()
     labels[:, -1] = -100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,6 +133,30 @@ def test_operands_of_a_linear_layer() -> None:
     assert weight is model.fc.weight
     assert bias is model.fc.bias
     assert not model.fc._forward_pre_hooks
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_a_batch_in_one_piece_is_to_be_unpacked(kind: Any) -> None:
+    batch = kind({"inputs": INPUTS})
+    with pytest.raises(
+        TypeError, match=r"got a \w*[dD]ict with inputs, .*head_operands\(model, \*\*batch\)"
+    ):
+        head_operands(ResNetLike(), batch)
+    assert head_operands(ResNetLike(), **batch)[0].shape == (12, 16)
+
+
+def test_a_model_that_takes_a_dictionary_is_given_it() -> None:
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = ResNetLike()
+
+        def forward(self, batch: Any) -> Tensor:
+            return self.inner(batch["inputs"])
+
+    assert head_operands(Takes(), {"inputs": INPUTS})[0].shape == (12, 16)
+    with pytest.raises(TypeError, match="conv"):
+        head_operands(ResNetLike(), None)
 
 
 def test_another_number_of_classes_is_told_to_the_model() -> None:

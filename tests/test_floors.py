@@ -37,6 +37,7 @@ FLOORS = {
     "hierarchy": 2,
     "positions": 2,
     "statistics": 2,
+    "dealing": 3,
     "decisions": 3,
     "frames": 3,
     "geometry": 3,

@@ -105,6 +105,11 @@ def test_what_has_no_interval() -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="parts must be at least two with samples, got 1"):
         jackknife_intervals(parts_of([300]))
+    with pytest.raises(ValueError, match="parts must be at least two with samples, got 0"):
+        jackknife_intervals([])
+    wider = ClassStatistics.from_features(FEATURES, LABELS, 4)
+    with pytest.raises(ValueError, match="must have equal"):
+        jackknife_intervals([*parts_of([300]), wider])
     with pytest.raises(ValueError, match="confidence must be below 1"):
         jackknife_intervals(parts_of(SIZES), confidence=95)
     with pytest.raises(ValueError, match="metrics must be keys of METRICS, got 'nc9'"):

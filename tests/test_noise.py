@@ -19,7 +19,7 @@ from neuralcollapse import (
     nc1_trace_ratio,
     nc1_trace_unbiased,
 )
-from neuralcollapse.metrics.noise import null_values, rounding_share
+from neuralcollapse.metrics.noise import null_values, rounding_note, rounding_share
 
 
 def balanced(num_classes: int, samples: int) -> Tensor:
@@ -232,3 +232,13 @@ def test_the_floor_of_the_distance_to_a_simplex(num_classes: int, dim: int, floo
     assert row.floor is not None
     assert row.floor(num_classes, dim) == pytest.approx(floor, abs=5e-8)
     assert row.floor(dim + 1, dim) == 0
+
+
+def test_there_is_no_note_where_there_is_nothing_to_tell() -> None:
+    features = torch.tensor([[4.0], [4.01], [-4.0], [-4.01]])
+    statistics = ClassStatistics.from_features(features, torch.tensor([0, 0, 1, 1]), 2)
+    assert rounding_note(statistics, None) is None
+    assert rounding_note(statistics, torch.float32) is None
+    assert "rounding to bfloat16 makes" in str(rounding_note(statistics, torch.bfloat16))
+    # 0.045 * (2^-10 * 4 / 0.005)^2 is 0.03: below the level.
+    assert rounding_note(statistics, torch.float16) is None

@@ -414,9 +414,8 @@ def test_measurements_are_drawn_and_hidden_and_fit(tmp_path):
         return replace(found, notes=(HOSTILE,), depth=depth_profile(layers))
 
     one, other = measured(9, 9, 9, 9), measured(9, 3, 2, 9)
-    shards = ShardMeasurement(
-        other, (), {}, {"nc1": Interval(other["nc1"], 0.0, other["nc1"] / 4, 4 * other["nc1"])}
-    )
+    intervals = {"nc1": Interval(other["nc1"], 0.0, other["nc1"] / 4, 4 * other["nc1"])}
+    shards = ShardMeasurement(replace(other, intervals=intervals), (), {})
     page = write_measurements({HOSTILE: one, "b": shards}, tmp_path / "page.html")
     visit = visited(page, MEASURED_LOOKS)
     assert visit["ready"]

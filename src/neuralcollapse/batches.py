@@ -108,7 +108,8 @@ def labelled_samples(
 
     Args:
         features: (N, d) or (..., d).
-        labels: (N,), (N, 1), one-hot (N, K), or (...) as the features.
+        labels: (N,), (N, 1), one-hot (N, K), or (...) as the features; of samples to leave out,
+            or of all entries of their row, `ignore_index`.
         num_classes: K.
         ignore_index: label of samples to leave out, or None.
 
@@ -127,7 +128,7 @@ def labelled_samples(
     elif labels.shape == (len(features), 1) and labels.dtype in INTEGER_DTYPES:
         labels = labels.squeeze(1)
     elif labels.dim() == 2 and labels.shape[1] == num_classes:
-        labels = _from_one_hot(labels)
+        labels = _from_one_hot(labels, ignore_index)
     if features.dim() > 2:
         raise ValueError(
             "labels must have one entry per feature where the classifier receives features of "
@@ -143,16 +144,21 @@ def labelled_samples(
     return features[kept.to(features.device)], labels[kept]
 
 
-def _from_one_hot(labels: Tensor) -> Tensor:
-    """(N,), the column that is one in each row of zeros."""
+def _from_one_hot(labels: Tensor, ignore_index: int | None) -> Tensor:
+    """(N,), the column that is one in each row of zeros; `ignore_index` for a row of it."""
     ones = labels == 1
-    if not bool(((labels == 0) | ones).all()) or not bool((ones.sum(1) == 1).all()):
+    valid = ((labels == 0) | ones).all(1) & (ones.sum(1) == 1)
+    found = ones.long().argmax(1)
+    if ignore_index is not None:
+        left_out = (labels == ignore_index).all(1) & ~valid
+        valid, found = valid | left_out, torch.where(left_out, ignore_index, found)
+    if not bool(valid.all()):
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} must be one-hot, got rows that are not a "
             "single 1 among zeros; neural collapse is measured for samples of one class each, so "
             "leave out mixing of samples and smoothing of labels"
         )
-    return ones.long().argmax(1)
+    return found
 
 
 def _fields(batch: Any) -> dict[str, Any] | None:

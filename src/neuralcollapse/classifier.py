@@ -1,5 +1,6 @@
 """A model's classifier: put another in its place, and hand its operands to a loss."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -95,6 +96,7 @@ def head_operands(
         **named: what the model is called with, by name.
 
     Raises:
+        TypeError: if the model does not take a batch that is given as a dictionary.
         ValueError: if there is no classifier, or it does not receive features (N, d).
 
     Example:
@@ -104,7 +106,17 @@ def head_operands(
         ((5, 8), True)
     """
     with FeatureTap(model, layer, detach=False) as tap:
-        model(*inputs, **named)
+        try:
+            model(*inputs, **named)
+        except (TypeError, AttributeError) as error:
+            given = next((value for value in inputs if isinstance(value, Mapping)), None)
+            if given is None:
+                raise
+            raise TypeError(
+                f"inputs must be what the model is called with, got a {type(given).__name__} with "
+                f"{', '.join(map(str, given))}, which it does not take; unpack it: "
+                "head_operands(model, **batch)"
+            ) from error
         features = tap.take()
     if isinstance(tap.head, AbstractHead):
         return tap.head.operands(features, labels)

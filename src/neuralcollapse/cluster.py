@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuralcollapse.dealing import MOST_PARTS, merged
 from neuralcollapse.feature_files import check_distinct, named
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.second_look import SecondLook
@@ -23,7 +24,6 @@ from neuralcollapse.shards import (
     add_totals,
     concluded,
     deals,
-    merged,
     part_of,
 )
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -116,10 +116,10 @@ def _measured(
     skip_bad: bool,
     jackknife: bool,
 ) -> ShardMeasurement:
-    deal = deals(len(paths), jackknife)
+    deal = deals(paths, jackknife)
     options = {"max_retries": _RETRIES}
-    read = ray.remote(num_returns=1 + deal, **options)(_read)
-    tasks = [read.remote(reader, path, deal) for path in paths]
+    read = ray.remote(num_returns=1 + (MOST_PARTS if deal else 1), **options)(_read)
+    tasks = [read.remote(reader, path, deal.get(path)) for path in paths]
     kept: list[Path] = []
     skipped: dict[Path, str] = {}
     groups: dict[int, list[Any]] = {}
@@ -138,7 +138,7 @@ def _measured(
             skipped[given[path]] = str(named(given[path], error))
             continue
         for number, part in enumerate(parts):
-            place = number if deal > 1 else part_of(len(kept), jackknife)
+            place = number if deal else part_of(len(kept), jackknife)
             groups.setdefault(place, []).append(part)
         kept.append(path)
     merge = ray.remote(**options)(_merge)
@@ -148,9 +148,9 @@ def _measured(
         shared = ray.put((seen, reader))
         task = ray.remote(**options)(_look)
         totals: list[list[Tensor]] = []
-        for number, one in enumerate([task.remote(shared, path, deal) for path in kept]):
+        for number, one in enumerate([task.remote(shared, path, deal.get(path)) for path in kept]):
             for place, own in enumerate(ray.get(one)):
-                part = place if deal > 1 else part_of(number, jackknife)
+                part = place if deal else part_of(number, jackknife)
                 add_totals(totals, part, [total.clone() for total in own])
         return totals
 
@@ -177,13 +177,13 @@ def _root(merge: Any, leaves: list[Any]) -> Any:
     return leaves[0]
 
 
-def _read(reader: ShardReader, path: Path, deal: int) -> tuple[Any, ...]:
+def _read(reader: ShardReader, path: Path, first: int | None) -> tuple[Any, ...]:
     """What the file tells beside its statistics, or what is wrong with it; then its statistics."""
     torch.set_num_threads(1)
     try:
-        parts = reader.statistics(path, deal)
+        parts = reader.statistics(path, first)
     except (ValueError, TypeError) as error:
-        return ValueError(str(error)), *([None] * deal)
+        return ValueError(str(error)), *([None] * (1 if first is None else MOST_PARTS))
     return (reader, parts[0].num_classes), *parts
 
 
@@ -192,12 +192,9 @@ def _merge(*parts: ClassStatistics) -> ClassStatistics:
     return merged(parts)
 
 
-def _look(shared: tuple[SecondLook, ShardReader], path: Path, deal: int) -> list[list[Tensor]]:
+def _look(
+    shared: tuple[SecondLook, ShardReader], path: Path, first: int | None
+) -> list[list[Tensor]]:
     torch.set_num_threads(1)
     seen, reader = copy.deepcopy(shared)  # what is shared is read-only
-    features, labels = reader.samples(path)
-    totals = []
-    for place in range(deal):
-        seen.update(features[place::deal], labels[place::deal])
-        totals.append(seen.take())
-    return totals
+    return reader.look(seen, path, first)

@@ -1,8 +1,8 @@
 """What was measured and everything that was assumed: its table, its JSON, its conventions."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from neuralcollapse.depth import DepthProfile
 from neuralcollapse.files import read_json, write_json
 from neuralcollapse.geometry import Geometry
+from neuralcollapse.jackknife import Interval, jackknife_intervals, sizes_to_leave_out
 from neuralcollapse.metrics.evaluation import evaluate, pairs_drawn
-from neuralcollapse.metrics.noise import null_values, rounding_share
+from neuralcollapse.metrics.noise import null_values, rounding_note
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.metrics.whitened import between_condition
@@ -25,8 +26,6 @@ _REGIMES = {
     "simplex": "K <= d+1, a simplex fits: the nc2 rows are primary, the gnc2 rows secondary",
     "general": "K > d+1, no simplex fits: the gnc2 rows are primary, the nc2 rows secondary",
 }
-# From this share of the within-class variance on, rounding of the features is told.
-_MOST_ROUNDING = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +45,8 @@ class Measurement:
         weight: (K, d), the classifier that was measured, or None; not saved.
         bias: (K,), its bias, or None; not saved.
         depth: the layers in front of the classifier, where they were measured, or None.
+        intervals: 95 % intervals by key, "accuracy" among them, of the metrics that have one; empty
+            without the jackknife.
     """
 
     metrics: dict[str, float]
@@ -59,6 +60,7 @@ class Measurement:
     weight: Tensor | None = field(default=None, repr=False)
     bias: Tensor | None = field(default=None, repr=False)
     depth: DepthProfile | None = field(default=None, repr=False)
+    intervals: dict[str, Interval] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, key: str) -> float:
         """The value of one metric."""
@@ -106,6 +108,9 @@ class Measurement:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: an undefined metric is None and has a reason in `undefined`."""
         metrics = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
+        more: dict[str, Any] = {} if self.depth is None else {"depth": self.depth.to_dict()}
+        if self.intervals:
+            more["intervals"] = {key: asdict(one) for key, one in self.intervals.items()}
         return {
             "metrics": metrics,
             "undefined": dict(self.undefined),
@@ -119,7 +124,7 @@ class Measurement:
             "null": self.null,
             "floor": self.floor,
             "notes": list(self.notes),
-        } | ({} if self.depth is None else {"depth": self.depth.to_dict()})
+        } | more
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Measurement":
@@ -137,6 +142,9 @@ class Measurement:
                 depth=None
                 if values.get("depth") is None
                 else DepthProfile.from_dict(values["depth"]),
+                intervals={
+                    str(key): _interval(one) for key, one in (values.get("intervals") or {}).items()
+                },
             )
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"these values are not a measurement: {error!r}") from None
@@ -157,7 +165,8 @@ class Measurement:
         """A table with every convention below it."""
         context = {key: f"~{value:.3g}" for key, value in self.null.items()}
         context |= {key: f">={value:.3g}" for key, value in self.floor.items()}
-        lines = [f"{'metric':<22} {'value':>12}  {'collapse':>8} {'context':>9}  meaning"]
+        spans = f" {'95 %':>11}" if self.intervals else ""
+        lines = [f"{'metric':<22} {'value':>12}{spans}  {'collapse':>8} {'context':>9}  meaning"]
         for metric in METRICS:
             if "outsiders" in metric.needs and metric.key not in self.metrics:
                 continue
@@ -168,9 +177,23 @@ class Measurement:
             known = isinstance(target, float | int) and math.isfinite(target)
             collapse = f"{target:>8.4g}" if known else f"{'-':>8}"
             beside = f"{context.get(metric.key, ''):>9}"
+            shown += self._reach(metric.key)
             lines.append(f"{metric.key:<22} {shown}  {collapse} {beside}  {metric.summary}")
         if self.accuracy is not None:
-            lines.append(f"{'accuracy':<22} {self.accuracy:>12.6g}")
+            shown = f"{self.accuracy:>12.6g}{self._reach('accuracy')}".rstrip()
+            lines.append(f"{'accuracy':<22} {shown}")
+        if self.intervals:
+            lines.append("95 %: the interval reaches so far to either side of the value")
+            without = [
+                key
+                for key in self.metrics
+                if key not in self.intervals and key not in self.undefined
+            ]
+            if without:
+                lines.append(
+                    f"no interval: {', '.join(without)}: sums over the parts do not give it, or it "
+                    "is undefined without one of them"
+                )
         if context:
             lines.append("context: ~ what pure noise gives, >= what K classes cannot fall below")
         reasons: dict[str, list[str]] = {}
@@ -189,6 +212,13 @@ class Measurement:
         lines += [] if self.depth is None else ["", str(self.depth)]
         return "\n".join(lines)
 
+    def _reach(self, key: str) -> str:
+        """What stands behind a value in the table: half the width of its interval."""
+        if not self.intervals:
+            return ""
+        one = self.intervals.get(key)
+        return f" {'' if one is None else f'+-{(one.high - one.low) / 2:.3g}':>11}"
+
 
 def conclude(
     statistics: ClassStatistics,
@@ -203,25 +233,23 @@ def conclude(
     layer: str | None,
     dtype: torch.dtype | None = None,
     means_given: bool = False,
+    parts: Sequence[ClassStatistics] = (),
+    outsiders: Tensor | None = None,
 ) -> Measurement:
-    """The measurement of statistics and a second look, with its conventions."""
+    """The measurement of statistics and a second look, with its conventions.
+
+    With the statistics of parts also with intervals, by leaving out one at a time.
+    """
     values, undefined = evaluate(
         statistics, weight, global_mean=global_mean, weighting=weighting, known=look.known
     )
-    means = {"class": "mean of the class means", "sample": "mean of all samples"}
     classifier = "none" if weight is None else "weight and bias" if bias is not None else "weight"
     conventions = {
         "split": split or "as given",
         "layer": f"input of {layer or 'the model'}" if layer is not None else "features as given",
         "features": "scaled to unit length" if normalize else "raw",
         "classifier": classifier,
-        "global_mean": means[global_mean],
-        "within_covariance": "mean over the classes seen of their own covariances"
-        if weighting == "balanced"
-        else "divided by the number of samples",
-        "between_covariance": "classes weighted by their share of the samples"
-        if weighting == "samples"
-        else "divided by the number of classes seen",
+        **covariance_conventions(global_mean, weighting),
         "nc1": "divided by the number of classes seen"
         + ("" if statistics.scatter is not None else ", from the features in a second look"),
         "standard_deviation": "population",
@@ -231,6 +259,26 @@ def conclude(
     drawn = pairs_drawn(int(statistics.seen.sum()))
     if drawn is not None:
         conventions["pairs of classes"] = f"{drawn} drawn, the same every time"
+    notes = _notes(statistics, global_mean, dtype)
+    intervals: dict[str, Interval] = {}
+    if parts:
+        number = sum(size > 0 for size in sizes_to_leave_out(parts, statistics))
+        if number < 2:
+            raise ValueError(
+                "jackknife must have two parts to leave out, got "
+                f"{counted(number, 'part', 'parts')} with samples of classes that have more than "
+                "one; measure without it, or more samples"
+            )
+        conventions["intervals"] = f"95 %, by leaving out one of {number} parts of the data"
+        notes += _single_samples(statistics)
+        intervals = jackknife_intervals(
+            parts,
+            weight,
+            known=look.known_without,
+            global_mean=global_mean,
+            weighting=weighting,
+            outsiders=outsiders,
+        )
     return Measurement(
         metrics=values,
         undefined=undefined,
@@ -238,11 +286,42 @@ def conclude(
         counts=tuple(statistics.counts.tolist()),
         dim=statistics.dim,
         accuracy=look.accuracy,
-        notes=_notes(statistics, global_mean, dtype),
+        notes=notes,
         statistics=statistics,
         weight=weight,
         bias=bias,
+        intervals=intervals,
     )
+
+
+def covariance_conventions(global_mean: GlobalMean, weighting: Weighting | None) -> dict[str, str]:
+    """What counts how much in the global mean and in the covariances."""
+    means = {"class": "mean of the class means", "sample": "mean of all samples"}
+    return {
+        "global_mean": means[global_mean],
+        "within_covariance": "mean over the classes seen of their own covariances"
+        if weighting == "balanced"
+        else "divided by the number of samples",
+        "between_covariance": "classes weighted by their share of the samples"
+        if weighting == "samples"
+        else "divided by the number of classes seen",
+    }
+
+
+def _interval(values: Mapping[str, Any]) -> Interval:
+    numbers = [float(values[name]) for name in ("value", "standard_error", "low", "high")]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("an interval has an end that is not finite")
+    return Interval(*numbers)
+
+
+def _single_samples(statistics: ClassStatistics) -> tuple[str, ...]:
+    """A note on classes whose error the jackknife cannot see."""
+    single = int((statistics.counts == 1).sum())
+    if not single:
+        return ()
+    classes = counted(single, "class", "classes")
+    return (f"intervals lack the error of {classes} with a single sample, which is never left out",)
 
 
 def _notes(
@@ -260,13 +339,7 @@ def _notes(
             f"{counted(single, 'class', 'classes')} of one sample: no variability there, from the "
             "start, tells nothing of collapse"
         )
-    if dtype in (torch.float16, torch.bfloat16):
-        share = rounding_share(statistics, dtype)
-        if share > _MOST_ROUNDING:
-            name = str(dtype).removeprefix("torch.")
-            how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
-            notes.append(
-                f"of the within-class variance {how}: the number format and not the network makes "
-                "such a collapse; measure features of float32"
-            )
+    rounded = rounding_note(statistics, dtype)
+    if rounded is not None:
+        notes.append(rounded)
     return tuple(notes)

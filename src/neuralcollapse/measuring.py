@@ -19,16 +19,20 @@ from neuralcollapse.checks import (
     check_vector,
     classes_in,
 )
+from neuralcollapse.dealing import MOST_PARTS, Dealer, PartsAccumulator, first_part, merged
 from neuralcollapse.layers import LayerTap, Pooling, check_layers
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 from neuralcollapse.tap import FeatureTap, evaluating
 
-Batches = Callable[[str], Iterable[tuple[Tensor, Tensor]]]
+# Features, labels, and the number of each one's sequence where features are those of tokens.
+Batch = tuple[Tensor, Tensor, Tensor | None]
+Batches = Callable[[str], Iterable[Batch]]
 
 # What the pass is called that sums up statistics.
 _FIRST = "measuring"
@@ -55,6 +59,7 @@ def measure(
     split: str | None = None,
     ignore_index: int | None = -100,
     scatter: bool | None = None,
+    jackknife: bool = False,
     distributed: bool = False,
     progress: bool = True,
 ) -> Measurement:
@@ -97,6 +102,15 @@ def measure(
         scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
             in the K-1 directions of the class means, without any (d, d) array. By default up to
             a width of 5792.
+        jackknife: also find 95 % intervals, from the same pass, by leaving out one at a time of 20
+            parts of the data, to which the samples of each class are dealt in turns, or, where
+            samples are tokens, the sequences. Samples must be independent: frames of one video
+            make intervals too narrow. Classes of fewer than 20 samples are in as many parts as they
+            have samples; see `jackknife_intervals` for what that does. The intervals of accuracy,
+            `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
+            from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
+            have none. Takes memory for 20 times the sums, some 30 (K d + d^2) doubles (4.5 GB at
+            d = 4096), or 30 K d with scatter=False.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.
         progress: show a progress bar on standard error where that is a terminal.
@@ -104,7 +118,8 @@ def measure(
     Raises:
         TypeError: if the loader yields something else, or labels are not integers or one-hot.
         ValueError: if no classifier is found, the loader is empty, a label is out of range or a
-            share of several classes, or a feature is not finite.
+            share of several classes, a feature is not finite, or the jackknife finds no class of
+            two samples.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -130,27 +145,38 @@ def measure(
                 model, layers, tap.name, len(tap.weight), pooling=pooling, device=_home(tap)
             )
 
-        def batches(task: str) -> Iterator[tuple[Tensor, Tensor]]:
+        def batches(task: str) -> Iterator[Batch]:
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = split_batch(batch)
                 run_model(model, inputs, device)
                 if layer_tap is not None and layer_tap.listening:
                     layer_tap.update(labels, ignore_index)
                 features = tap.take(tokens=labels.dim() > 1)
+                sequences = _sequences(features, labels, ignore_index) if jackknife else None
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
-                yield features, labels.to(device)
+                yield features, labels.to(device), sequences
 
         decided = None
         if means is not None:
             rows, dim = tap.weight.shape
             given = _given_means(means, rows, dim, normalize).to(_home(tap))
-            decided = Decided(given, tap.weight, tap.bias, normalize=normalize)
+            decided = Decided(
+                given,
+                tap.weight,
+                tap.bias,
+                normalize=normalize,
+                parts=MOST_PARTS if jackknife else 1,
+            )
+        first = None
+        if jackknife:
+            first = first_part(own_rank(), num_processes()) if distributed else 0
         with layer_tap or nullcontext():
-            statistics, kept, same_again, dtype = _accumulate(
-                batches, tap, loader, normalize, scatter, decided
+            parts, kept, same_again, dtype = _accumulate(
+                batches, tap, loader, normalize, scatter, decided, first
             )
         if distributed:
-            statistics = statistics.merge_processes()
+            parts = [part.merge_processes() for part in parts]
+        statistics = merged(parts)
         # Only now: the part of one process may be empty, and the others wait for it.
         if statistics.num_samples == 0:
             raise ValueError("loader must yield at least one sample, got none")
@@ -179,6 +205,7 @@ def measure(
                 distributed=distributed,
                 decided=decided,
                 unseen=f"features did not fit into memory and {unseen}",
+                first_part=first,
             )
         measured = conclude(
             statistics,
@@ -192,6 +219,8 @@ def measure(
             layer=tap.name,
             dtype=dtype,
             means_given=decided is not None,
+            parts=parts if jackknife else (),
+            outsiders=outside,
         )
         if layer_tap is None:
             return measured
@@ -212,6 +241,7 @@ def measure_features(
     outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
+    jackknife: bool = False,
 ) -> Measurement:
     """Measure how collapsed features are; torch tensors or numpy arrays.
 
@@ -234,11 +264,13 @@ def measure_features(
         scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
             in the K-1 directions of the class means, without any (d, d) array. By default up to
             a width of 5792.
+        jackknife: also find 95 % intervals, by leaving out one of 20 parts of the data; see
+            `measure`.
 
     Raises:
         TypeError: if features are not floating point or labels are not integers.
-        ValueError: if shapes do not fit, there are no samples, a label is out of range, or a
-            value is not finite.
+        ValueError: if shapes do not fit, there are no samples, a label is out of range, a value is
+            not finite, or the jackknife finds no class of two samples.
 
     Example:
         >>> features = [[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]]
@@ -280,8 +312,13 @@ def measure_features(
         outsiders = directions(outsiders) if normalize else outsiders
     shown = directions(features) if normalize else features
     kept_scatter = wants_scatter(scatter, features.shape[1])
-    statistics = ClassStatistics.from_features(shown, labels, num_classes, scatter=kept_scatter)
-    kept = [(features, labels)]
+    accumulator = _accumulator(
+        num_classes, features.shape[1], kept_scatter, features.device, 0 if jackknife else None
+    )
+    accumulator.update(shown, labels)
+    parts = _parts(accumulator)
+    statistics = merged(parts)
+    kept = [(features, labels, None)]
     given = None
     if means is not None:
         given = _given_means(means, num_classes, features.shape[1], normalize).to(features.device)
@@ -295,6 +332,7 @@ def measure_features(
         weighting=weighting,
         outsiders=outsiders,
         means=given,
+        first_part=0 if jackknife else None,
     )
     return conclude(
         statistics,
@@ -308,6 +346,8 @@ def measure_features(
         layer=None,
         dtype=features.dtype,
         means_given=given is not None,
+        parts=parts if jackknife else (),
+        outsiders=outsiders,
     )
 
 
@@ -363,31 +403,61 @@ def _accumulate(
     loader: Iterable[Any],
     normalize: bool,
     scatter: bool | None,
-    decided: Decided | None = None,
-) -> tuple[
-    ClassStatistics,
-    list[tuple[Tensor, Tensor]],
-    Iterable[tuple[Tensor, Tensor]] | None,
-    torch.dtype | None,
-]:
-    """(statistics, the features if few enough to keep, else the same batches again, their type)."""
+    decided: Decided | None,
+    first: int | None,
+) -> tuple[list[ClassStatistics], list[Batch], Iterable[Batch] | None, torch.dtype | None]:
+    """(statistics by part, features if few enough to keep, else the batches again, their type)."""
     num_classes, dim = tap.weight.shape
-    accumulator = StatisticsAccumulator(
-        num_classes, dim, scatter=wants_scatter(scatter, dim), device=_home(tap)
-    )
-    kept: list[tuple[Tensor, Tensor]] = []
+    scatter = wants_scatter(scatter, dim)
+    accumulator = _accumulator(num_classes, dim, scatter, _home(tap), first)
+    # What is decided needs the features as they are, and the statistics may not.
+    dealer = None if first is None else Dealer(num_classes, first=first)
+    kept: list[Batch] = []
     kept_bytes, dtype = 0, None
-    for features, labels in batches(_FIRST):
-        accumulator.update(directions(features) if normalize else features, labels)
-        if decided is not None:
+    for features, labels, sequences in batches(_FIRST):
+        shown = directions(features) if normalize else features
+        if isinstance(accumulator, PartsAccumulator):
+            accumulator.update(shown, labels, sequences)
+        else:
+            accumulator.update(shown, labels)
+        if decided is not None and dealer is not None:
+            for part, own, their in dealer.deal(features, labels, sequences):
+                decided.update(own, their, part)
+        elif decided is not None:
             decided.update(features, labels)
         kept_bytes, dtype = kept_bytes + features.nbytes, features.dtype
         if kept_bytes <= _KEPT_BYTES:
-            kept.append((features, labels))
+            kept.append((features, labels, sequences))
         else:
             kept.clear()
+    if decided is not None and dealer is not None:
+        for part, own, their in dealer.rest():
+            decided.update(own, their, part)
     again = None if isinstance(loader, Iterator) else batches("measuring decisions")
-    return accumulator.result(), kept, again, dtype
+    return _parts(accumulator), kept, again, dtype
+
+
+def _accumulator(
+    num_classes: int, dim: int, scatter: bool, home: torch.device | str, first: int | None
+) -> StatisticsAccumulator | PartsAccumulator:
+    """Of the data as a whole, or of its parts, which begin with the first one given."""
+    if first is None:
+        return StatisticsAccumulator(num_classes, dim, scatter=scatter, device=home)
+    return PartsAccumulator(num_classes, dim, scatter=scatter, device=home, first=first)
+
+
+def _parts(accumulator: StatisticsAccumulator | PartsAccumulator) -> list[ClassStatistics]:
+    found = accumulator.result()
+    return found if isinstance(found, list) else [found]
+
+
+def _sequences(features: Tensor, labels: Tensor, ignore_index: int | None) -> Tensor | None:
+    """(N,), the number of the sequence that each token in question is from; None without tokens."""
+    if features.dim() <= 2 or labels.shape != features.shape[:-1]:
+        return None
+    rows = torch.arange(len(labels), device=labels.device)
+    rows = rows.reshape(-1, *[1] * (labels.dim() - 1)).expand(labels.shape)
+    return rows.flatten() if ignore_index is None else rows[labels != ignore_index]
 
 
 def _mean_outside(

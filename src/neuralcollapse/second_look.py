@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from neuralcollapse.dealing import MOST_PARTS, Dealer
 from neuralcollapse.metrics.decision import DualDecisions
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
 from neuralcollapse.metrics.evaluation import too_many
@@ -20,6 +21,7 @@ from neuralcollapse.processes import num_processes
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
+_BY_SAMPLE = ("nc4_disagreement", "hug_intra")
 _DIRECTIONAL = next(row for row in METRICS if row.function is cdnv_directional)
 
 
@@ -30,10 +32,36 @@ class Look:
     Attributes:
         accuracy: of the classifier, or None.
         known: metrics by key: a value, or the reason why there is none.
+        without: the same without each part of the data, in their order; empty where it was looked
+            at as a whole.
     """
 
     accuracy: float | None
     known: dict[str, float | str]
+    without: tuple["Look", ...] = ()
+
+    def beside(self, decided: "Look") -> "Look":
+        """This look with what was decided apart from it, of all data and without each part."""
+        without = tuple(
+            one.beside(other) for one, other in zip(self.without, decided.without, strict=True)
+        )
+        return Look(decided.accuracy, self.known | decided.known, without)
+
+    @property
+    def known_without(self) -> dict[str, list[float]]:
+        """By key, the value of all data and those without each part.
+
+        Only of metrics whose error is that of the samples and not of the class means, which are
+        held; accuracy is one of them.
+        """
+        looks = [self, *self.without] if self.without else []
+        found = {key: [look.known.get(key, math.nan) for look in looks] for key in _BY_SAMPLE}
+        found["accuracy"] = [math.nan if one.accuracy is None else one.accuracy for one in looks]
+        return {
+            key: [float(value) for value in values]
+            for key, values in found.items()
+            if values and not any(isinstance(value, str) for value in values)
+        }
 
 
 class Decided:
@@ -44,29 +72,42 @@ class Decided:
         weight: (K, d), the classifier.
         bias: (K,), or None.
         normalize: the means are of features at unit length; the classifier has them as they are.
+        parts: how many parts of the data are counted apart.
     """
 
     def __init__(
-        self, means: ClassStatistics, weight: Tensor, bias: Tensor | None, *, normalize: bool
+        self,
+        means: ClassStatistics,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        normalize: bool,
+        parts: int = 1,
     ):
         home = means.means.device
         bias = None if bias is None else bias.to(home)
         self._decide = DualDecisions(means, weight.to(home), bias, normalize=normalize)
         self._enough = int(means.seen.sum()) > 1
-        self.totals = torch.zeros(3, dtype=torch.int64, device=home)
-        """(3,): samples decided differently, samples decided rightly, samples; they add up."""
+        self.totals = torch.zeros(parts, 3, dtype=torch.int64, device=home)
+        """(parts, 3): samples decided differently, decided rightly, and in all; they add up."""
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add a batch: features (N, d), labels (N,)."""
+    def update(self, features: Tensor, labels: Tensor, part: int = 0) -> None:
+        """Add a batch of one part: features (N, d), labels (N,)."""
         features, labels = features.to(self.totals.device), labels.to(self.totals.device)
         chosen, nearest = self._decide(features)
-        self.totals[0] += (chosen != nearest).sum()
-        self.totals[1] += (chosen == labels).sum()
-        self.totals[2] += len(features)
+        self.totals[part, 0] += (chosen != nearest).sum()
+        self.totals[part, 1] += (chosen == labels).sum()
+        self.totals[part, 2] += len(features)
 
     def result(self) -> Look:
-        """Accuracy and `nc4_disagreement`."""
-        differing, correct, total = self.totals.tolist()
+        """Accuracy and `nc4_disagreement`, also without each part where there are several."""
+        whole = self.totals.sum(0)
+        rests = whole - self.totals if len(self.totals) > 1 else self.totals[:0]
+        without = tuple(self._look(rest) for rest in rests)
+        return replace(self._look(whole), without=without)
+
+    def _look(self, totals: Tensor) -> Look:
+        differing, correct, total = totals.tolist()
         if not total:
             return Look(None, {"nc4_disagreement": math.nan})
         disagreement = differing / total if self._enough else math.nan
@@ -96,7 +137,7 @@ class SecondLook:
         self._decided = None
         if weight is not None:
             self._decided = Decided(means or statistics, weight, bias, normalize=normalize)
-        self._spread = SpreadWithin(statistics, global_mean=global_mean)
+        self._spread = SpreadWithin(statistics, global_mean=global_mean, single=True)
         self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
         self._directional = None if self._crowded else DirectionalSpread(statistics)
         self._whitened = self._balanced = None
@@ -105,6 +146,11 @@ class SecondLook:
                 self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
         elif balances(statistics, weighting):
             self._balanced = BalancedScatter(statistics)
+
+    @property
+    def num_classes(self) -> int:
+        """K, classes never seen included."""
+        return self._statistics.num_classes
 
     @property
     def totals(self) -> list[Tensor]:
@@ -167,7 +213,7 @@ def second_look(
     statistics: ClassStatistics,
     weight: Tensor | None,
     bias: Tensor | None,
-    batches: Iterable[tuple[Tensor, Tensor]] | None,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]] | None,
     *,
     normalize: bool,
     global_mean: GlobalMean,
@@ -177,6 +223,7 @@ def second_look(
     means: ClassStatistics | None = None,
     decided: Decided | None = None,
     unseen: str = "features did not fit into memory and the loader runs only once",
+    first_part: int | None = None,
 ) -> Look:
     """Compare the classifier with nearest mean and labels, and features with their means.
 
@@ -184,7 +231,8 @@ def second_look(
         statistics: of all the features.
         weight: (K, d), the classifier, or None.
         bias: (K,), its bias, or None.
-        batches: features and labels once more, or None where they are not to be had.
+        batches: features, labels and the number of each one's sequence, or None, once more; None
+            where they are not to be had.
         normalize: the statistics are of features at unit length.
         global_mean: "class" or "sample".
         weighting: of the covariances.
@@ -193,22 +241,22 @@ def second_look(
         means: whose class means decide for `nc4_disagreement`; by default those of the statistics.
         decided: what was counted before, so that the decisions need no second look.
         unseen: why `batches` is None.
+        first_part: deal the batches to parts, beginning with this one, and look without each, too.
     """
     known: dict[str, float | str] = {}
     if outsiders is not None:
         known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
-    accuracy = None
+    before = Look(None, {})
     if decided is not None:
         if distributed and num_processes() > 1:
             dist.all_reduce(decided.totals)
-        weight, found = None, decided.result()
-        accuracy, known = found.accuracy, known | found.known
+        weight, before = None, decided.result()
     if batches is None:
         keys = ["hug_intra", "cdnv_directional"]
         keys += [] if weight is None else ["nc4_disagreement"]
         keys += ["nc1", "vci"] if balances(statistics, weighting) else []
         keys += ["nc1"] if statistics.scatter is None else []
-        return Look(accuracy, known | dict.fromkeys(keys, unseen))
+        return replace(before, known=known | before.known | dict.fromkeys(keys, unseen))
     look = SecondLook(
         statistics,
         weight,
@@ -218,13 +266,46 @@ def second_look(
         weighting=weighting,
         means=means,
     )
-    for features, labels in batches:
-        look.update(features, labels)
+    if first_part is None:
+        for features, labels, _ in batches:
+            look.update(features, labels)
+        totals = [look.take()]
+    else:
+        totals = totals_by_part(look, batches, first_part)
     if distributed and num_processes() > 1:
-        for total in look.totals:
+        for total in (total for part in totals for total in part):
             dist.all_reduce(total)
-    found = look.result()
-    return Look(found.accuracy if decided is None else accuracy, found.known | known)
+    found = look_at_parts(look, totals, leave_out=first_part is not None)
+    if decided is not None:
+        found = found.beside(before)
+    return replace(found, known=known | found.known)
+
+
+def totals_by_part(
+    look: SecondLook, batches: Iterable[tuple[Tensor, Tensor, Tensor | None]], first_part: int
+) -> list[list[Tensor]]:
+    """What a look takes of each part, to which batches are dealt from the first part given on."""
+    dealer = Dealer(look.num_classes, first=first_part)
+    totals = [look.take() for _ in range(MOST_PARTS)]
+    for part, features, labels in dealer.dealt(batches):
+        look.update(features, labels)
+        for total, own in zip(totals[part], look.take(), strict=True):
+            total += own
+    return totals
+
+
+def look_at_parts(seen: SecondLook, totals: Sequence[Sequence[Tensor]], *, leave_out: bool) -> Look:
+    """What the totals of all parts tell and, on demand, those of all but one."""
+
+    def without(place: int | None) -> Look:
+        seen.take()
+        for number, own in enumerate(totals):
+            if number != place:
+                seen.add(own)
+        return seen.result()
+
+    places = range(len(totals)) if leave_out else ()
+    return replace(without(None), without=tuple(without(place) for place in places))
 
 
 def balances(statistics: ClassStatistics, weighting: Weighting | None) -> bool:

@@ -1,8 +1,7 @@
 """Features in many files: read one at a time, merged, and measured as if they were one."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,17 @@ from neuralcollapse.checks import (
     check_vector,
     classes_in,
 )
+from neuralcollapse.dealing import MOST_PARTS, PartsAccumulator, first_part, merged, padded
 from neuralcollapse.feature_files import check_distinct, named, read_features
 from neuralcollapse.feature_files import shard_files as shard_files
-from neuralcollapse.jackknife import Interval, jackknife_intervals
+from neuralcollapse.jackknife import Interval
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.measuring import wants_scatter
 from neuralcollapse.metrics.variability import Weighting
-from neuralcollapse.second_look import Look, SecondLook
+from neuralcollapse.second_look import SecondLook, look_at_parts, totals_by_part
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
-# Enough for an interval, few enough to keep.
-_MOST_PARTS = 20
 # With fewer files, the samples of each are dealt to the parts instead.
 _LEAST_FILES = 10
 _BY_ROW = "one per row of weight"
@@ -43,13 +41,16 @@ class ShardMeasurement:
         measurement: of all samples of the files that were read.
         files: that were read.
         skipped: reason by file, for those that were left out.
-        intervals: by key of the metric; empty without the jackknife.
     """
 
     measurement: Measurement
     files: tuple[Path, ...]
     skipped: dict[Path, str]
-    intervals: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Those of the measurement, by key; empty without the jackknife."""
+        return self.measurement.intervals
 
 
 def measure_shards(
@@ -87,7 +88,7 @@ def measure_shards(
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
         jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
-            are fewer than 10, samples of each file dealt in turns. Those of accuracy,
+            are fewer than 10, samples of each file, dealt in turns by class. Those of accuracy,
             `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
             from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
             have none.
@@ -111,27 +112,24 @@ def measure_shards(
     kept: list[Path] = []
     skipped: dict[Path, str] = {}
     parts: list[ClassStatistics] = []
-    deal = deals(len(paths), jackknife)
+    deal = deals(paths, jackknife)
     for path in paths:
         try:
-            own = reader.statistics(path, deal)
+            own = reader.statistics(path, deal.get(path))
         except (ValueError, TypeError) as error:
             if not skip_bad:
                 raise named(path, error) from None
             skipped[path] = str(named(path, error))
             continue
         for number, part in enumerate(own):
-            _add(parts, number if deal > 1 else part_of(len(kept), jackknife), part)
+            _add(parts, number if deal else part_of(len(kept), jackknife), part)
         kept.append(path)
 
     def look(seen: SecondLook) -> list[list[Tensor]]:
         totals: list[list[Tensor]] = []
         for number, path in enumerate(kept):
-            features, labels = reader.samples(path)
-            for place in range(deal):
-                seen.update(features[place::deal], labels[place::deal])
-                own = place if deal > 1 else part_of(number, jackknife)
-                add_totals(totals, own, seen.take())
+            for place, own in enumerate(reader.look(seen, path, deal.get(path))):
+                add_totals(totals, place if deal else part_of(number, jackknife), own)
         return totals
 
     return concluded(
@@ -147,14 +145,16 @@ def measure_shards(
     )
 
 
-def deals(num_files: int, jackknife: bool) -> int:
-    """To how many parts the samples of each file are dealt: 1 where files are parts."""
-    return _MOST_PARTS if jackknife and num_files < _LEAST_FILES else 1
+def deals(files: Sequence[Path], jackknife: bool) -> dict[Path, int]:
+    """The part with which the dealing of each file's samples begins; none where files are parts."""
+    if not jackknife or len(files) >= _LEAST_FILES:
+        return {}
+    return {file: first_part(number, len(files)) for number, file in enumerate(files)}
 
 
 def part_of(number: int, jackknife: bool) -> int:
     """The part that a file belongs to, by its number among those that are read."""
-    return number % _MOST_PARTS if jackknife else 0
+    return number % MOST_PARTS if jackknife else 0
 
 
 def concluded(
@@ -181,8 +181,7 @@ def concluded(
     statistics = merged(parts)
     reader.check_classifier(statistics)
     seen = reader.second_look(statistics, global_mean, weighting)
-    totals = look(seen)
-    found = _without(seen, totals, None)
+    found = look_at_parts(seen, look(seen), leave_out=jackknife)
     measurement = conclude(
         statistics,
         reader.weight,
@@ -194,19 +193,9 @@ def concluded(
         split=split,
         layer=None,
         dtype=reader.dtype,
+        parts=[padded(part, statistics.num_classes) for part in parts] if jackknife else (),
     )
-    intervals = {}
-    if jackknife:
-        wide = [_padded(part, statistics.num_classes) for part in parts]
-        looks = [found, *(_without(seen, totals, place) for place in range(len(totals)))]
-        intervals = jackknife_intervals(
-            wide,
-            reader.weight,
-            known=_known(looks),
-            global_mean=global_mean,
-            weighting=weighting,
-        )
-    return ShardMeasurement(measurement, tuple(kept), skipped, intervals)
+    return ShardMeasurement(measurement, tuple(kept), skipped)
 
 
 def add_totals(parts: list[list[Tensor]], number: int, totals: list[Tensor]) -> None:
@@ -216,29 +205,6 @@ def add_totals(parts: list[list[Tensor]], number: int, totals: list[Tensor]) -> 
     else:
         for part, own in zip(parts[number], totals, strict=True):
             part += own
-
-
-def _without(seen: SecondLook, totals: Sequence[list[Tensor]], place: int | None) -> Look:
-    """The look at all parts but one, or at all."""
-    seen.take()
-    for number, own in enumerate(totals):
-        if number != place:
-            seen.add(own)
-    return seen.result()
-
-
-def _known(looks: Sequence[Look]) -> dict[str, list[float]]:
-    """By key, the values of looks whose error is that of the samples and not of the class means."""
-    found = {
-        key: [look.known.get(key, math.nan) for look in looks]
-        for key in ("nc4_disagreement", "hug_intra")
-    }
-    found["accuracy"] = [math.nan if look.accuracy is None else look.accuracy for look in looks]
-    return {
-        key: [float(value) for value in values]
-        for key, values in found.items()
-        if not any(isinstance(value, str) for value in values)
-    }
 
 
 class ShardReader:
@@ -294,8 +260,8 @@ class ShardReader:
         self.dim, self.weight, self.bias = other.dim, weight, bias
         self._coarsen(other.dtype)
 
-    def statistics(self, path: Path, deal: int) -> list[ClassStatistics]:
-        """Those of a file's samples, dealt in turns to so many parts."""
+    def statistics(self, path: Path, first: int | None) -> list[ClassStatistics]:
+        """Those of a file's samples, by part where they are dealt, beginning with a first one."""
         arrays = read_features(path)
         features, labels = self._samples(arrays)
         weight, bias = (self._classifier_of(arrays)) if not self.given else (None, None)
@@ -307,24 +273,30 @@ class ShardReader:
         else:
             check_label_range(labels, num_classes)
         shown = directions(features) if self.normalize else features
-        parts = []
-        for number in range(deal):
-            dim = features.shape[1]
-            accumulator = StatisticsAccumulator(
-                num_classes or 1, dim, scatter=wants_scatter(self._scatter, dim)
-            )
-            accumulator.update(shown[number::deal], labels[number::deal])
-            parts.append(accumulator.result())
+        dim = features.shape[1]
+        scatter = wants_scatter(self._scatter, dim)
+        if first is None:
+            accumulator = StatisticsAccumulator(num_classes or 1, dim, scatter=scatter)
+            accumulator.update(shown, labels)
+            parts = [accumulator.result()]
+        else:
+            dealt = PartsAccumulator(num_classes or 1, dim, scatter=scatter, first=first)
+            dealt.update(shown, labels)
+            parts = dealt.result()
         # Only now that all of the file is known to be good.
         self._coarsen(features.dtype)
-        self.dim = features.shape[1]
+        self.dim = dim
         if weight is not None:
             self.weight, self.bias = weight, bias
         return parts
 
-    def samples(self, path: Path) -> tuple[Tensor, Tensor]:
-        """Features (N, d) and labels (N,) of a file."""
-        return self._samples(read_features(path))
+    def look(self, seen: SecondLook, path: Path, first: int | None) -> list[list[Tensor]]:
+        """The totals of a second look at a file, by part where its samples are dealt."""
+        features, labels = self._samples(read_features(path))
+        if first is not None:
+            return totals_by_part(seen, [(features, labels, None)], first)
+        seen.update(features, labels)
+        return [seen.take()]
 
     def second_look(
         self, statistics: ClassStatistics, global_mean: GlobalMean, weighting: Weighting | None
@@ -394,26 +366,3 @@ def _add(parts: list[ClassStatistics], number: int, statistics: ClassStatistics)
         parts.append(statistics)
     else:
         parts[number] = merged([parts[number], statistics])
-
-
-def merged(parts: Sequence[ClassStatistics]) -> ClassStatistics:
-    """All of them together, with as many classes as the one that has most."""
-    most = max(part.num_classes for part in parts)
-    whole = _padded(parts[0], most)
-    for part in parts[1:]:
-        whole = whole.merge(_padded(part, most))
-    return whole
-
-
-def _padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
-    """The same with classes never seen behind."""
-    more = num_classes - statistics.num_classes
-    if not more:
-        return statistics
-    missing = statistics.means.new_full((more, statistics.dim), torch.nan)
-    return ClassStatistics(
-        torch.cat([statistics.counts, statistics.counts.new_zeros(more)]),
-        torch.cat([statistics.means, missing]),
-        torch.cat([statistics.spread, statistics.spread.new_zeros(more)]),
-        statistics.scatter,
-    )

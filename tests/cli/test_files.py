@@ -221,6 +221,20 @@ def test_files_of_other_samples_are_remarked(command: Command) -> None:
     assert "their scores are of different samples" in " ".join(text.split())
 
 
+def test_a_ranking_fits_into_80_columns_and_cuts_no_number(command: Command) -> None:
+    result = json.loads(command("rank", "train", "fewer", "--json").assert_ok())
+    above, below, *lines = command("rank", "train", "fewer").assert_ok().splitlines()[:4]
+    assert above.split() == ["cdnv", "nearest", "linear"]
+    assert below.split() == ["dim", "cdnv", "directional", "nc1", "vci", "mean", "probe", "file"]
+    for line, entry in zip(lines, result["ranking"], strict=True):
+        scores = entry["scores"]
+        *cells, name = line.split()
+        assert name == Path(entry["file"]).name
+        assert cells[2:6] == [f"{scores[key]:.4g}" for key in [*scores][:4]]
+        assert cells[6:] == [f"{scores[key]:.2%}" for key in [*scores][4:]]
+    assert max(map(len, (above, below, *lines))) <= 80
+
+
 def test_an_order_needs_its_score(command: Command) -> None:
     command("rank", "train", "--by", "linear_probe", "--no-probe").assert_refused(
         "--by linear_probe must come with the probe"

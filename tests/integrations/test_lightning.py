@@ -6,6 +6,7 @@ Where Lightning itself is installed, one test runs its Trainer.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -154,6 +155,91 @@ def test_a_module_without_forward_names_its_network(adapter: Any) -> None:
         fit(adapter.CollapseCallback(network="net"), module, 1)
 
 
+def test_layers_are_logged_by_name_with_their_law(adapter: Any) -> None:
+    module = Module()
+    layers = ["model.0", "model.1", "model.3"]
+    callback = adapter.CollapseCallback(layers=layers)
+    fit(callback, module, 1)
+    depth = measure(module, loader(), layers=layers).depth
+    assert depth is not None
+    assert depth.law is not None
+    wanted = {
+        f"collapse/val/layers/{layer.name}/{key}": value
+        for layer in depth.layers
+        for key, value in layer.metrics.items()
+    }
+    wanted["collapse/val/layers/rho"] = depth.law.rho
+    wanted["collapse/val/layers/r_squared"] = depth.law.r_squared
+    found = {key: value for key, value in module.logged[1].items() if "/layers/" in key}
+    assert found == wanted
+    assert callback.latest["val"].depth.law == depth.law
+
+
+def test_keys_choose_among_the_metrics_of_layers_too(adapter: Any) -> None:
+    module = Module()
+    callback = adapter.CollapseCallback(layers=["model.0", "model.1"], metrics=["vci"])
+    fit(callback, module, 1, val=None)
+    # Two layers follow no law.
+    keys = ["", "layers/model.0/", "layers/model.1/"]
+    assert [*module.logged[0]] == [f"collapse/train/{key}vci" for key in keys]
+
+
+FAR = [(10 + torch.randn(8, 4, generator=GENERATOR), torch.zeros(8).long())]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "samples": {"weighting": "samples"},
+    "balanced": {"weighting": "balanced"},
+    "no scatter": {"scatter": False},
+    "outsiders": {"outsiders": FAR},
+    "unit length": {"normalize": True, "global_mean": "sample"},
+    "flat layers": {"layers": ["model.0", "model.1"], "pooling": "flatten"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_those_of_measuring(adapter: Any, name: str) -> None:
+    module = Module()
+    # Unequal classes, or no weighting would make a difference.
+    some = DataLoader(TensorDataset(INPUTS[9:], LABELS[9:] // 2), batch_size=16)
+    callback = adapter.CollapseCallback(**OPTIONS[name])
+    fit(callback, module, 1, val=some, train=None)
+    wanted = measure(module.eval(), some, split="val", progress=False, **OPTIONS[name])
+    assert callback.latest["val"].to_dict() == wanted.to_dict()
+    assert ("collapse/val/nc5_orthogonality" in module.logged[0]) == (name == "outsiders")
+
+
+def test_of_rounding_it_warns_once(adapter: Any) -> None:
+    module = Module().bfloat16()
+    narrow = TensorDataset((30 + 1e-2 * INPUTS).bfloat16(), LABELS)
+    callback = adapter.CollapseCallback()
+    with pytest.warns(UserWarning, match="collapse/train: of the within-class variance"):
+        fit(callback, module, 1, train=DataLoader(narrow, 20), val=DataLoader(narrow, 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(callback, module, 1, train=DataLoader(narrow, 20), val=None)
+        fit(adapter.CollapseCallback(), Module(), 1)
+
+
+LABEL_KINDS: dict[str, Any] = {
+    "one-hot floats": lambda labels: torch.eye(3)[labels],
+    "one-hot bytes": lambda labels: torch.eye(3, dtype=torch.uint8)[labels],
+    "tokens": lambda labels: labels[:, None].expand(-1, 5),
+}
+
+
+@pytest.mark.parametrize("kind", LABEL_KINDS)
+def test_labels_of_any_kind_count_once(adapter: Any, kind: str) -> None:
+    """59 samples for 4 processes: the last process repeats one."""
+    labels = LABEL_KINDS[kind](LABELS[:59])
+    inputs = INPUTS[:59, None].expand(-1, 5, -1) if kind == "tokens" else INPUTS[:59]
+    data, whole = TensorDataset(inputs, labels), torch.zeros(3).long()
+    for rank in range(4):
+        sampler = DistributedSampler(data, 4, rank)
+        callback = adapter.CollapseCallback(loaders={"train": DataLoader(data, 6, sampler=sampler)})
+        fit(callback, Module(), epochs=1)
+        whole += torch.tensor(callback.latest["train"].counts)
+    assert torch.equal(whole, torch.bincount(LABELS[:59]) * (5 if kind == "tokens" else 1))
+
+
 @pytest.mark.parametrize("processes, batch_size", [(2, 16), (7, 4), (7, 9), (50, 1)])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_samples_that_a_sampler_repeats_count_once(
@@ -205,6 +291,16 @@ def test_inputs_follow_the_precision_of_the_trainer(adapter: Any) -> None:
 def test_mistakes_are_found_before_training(adapter: Any) -> None:
     with pytest.raises(ValueError, match="model has no linear layer with 7 outputs"):
         fit(adapter.CollapseCallback(num_classes=7), Module())
+    with pytest.raises(ValueError, match=r"layers must name modules of the model, got 'model\.7'"):
+        fit(adapter.CollapseCallback(layers=["model.7"]), Module())
+    with pytest.raises(ValueError, match="layers must be a list of names"):
+        adapter.CollapseCallback(layers="model.0")
+    with pytest.raises(ValueError, match="weighting must be one of"):
+        adapter.CollapseCallback(weighting="classes")
+    with pytest.raises(ValueError, match="pooling must be one of"):
+        adapter.CollapseCallback(pooling="max")
+    with pytest.raises(ValueError, match="metrics must be one of"):
+        adapter.CollapseCallback(metrics=["nc1", "nc7"])
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         adapter.CollapseCallback(0)
     with pytest.raises(TypeError, match="epochs must be an integer"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,63 @@ def test_options_are_those_of_measuring(options: Any) -> None:
     assert_values(one.compute(), expected(**options))
 
 
+def test_weighted_covariances_are_those_of_measuring() -> None:
+    one = metric(weighting="samples")
+    one.update(FEATURES, LABELS)
+    assert len(one.statistics.counts.unique()) > 1
+    assert_values(one.compute(), expected(weighting="samples"))
+    measured = measure_features(FEATURES, LABELS, weighting="samples").conventions
+    assert one.conventions.items() <= measured.items()
+    assert one.conventions["between_covariance"] == "classes weighted by their share of the samples"
+
+
+def test_balanced_classes_need_equal_counts_where_a_scatter_is_needed() -> None:
+    one = metric(weighting="balanced")
+    one.update(FEATURES, LABELS)
+    values, wanted = one.compute(), expected(weighting="balanced")
+    assert {key for key, value in values.items() if value.isnan()} == {"nc1", "vci"}
+    assert float(values["nc1_trace_ratio"]) == pytest.approx(wanted["nc1_trace_ratio"])
+    equal = torch.cat([(label == LABELS).nonzero().flatten()[:5] for label in range(5)])
+    one.reset()
+    one.update(FEATURES[equal], LABELS[equal])
+    assert_values(one.compute(), expected(FEATURES[equal], LABELS[equal], weighting="balanced"))
+
+
+NARROW = 30 + 1e-3 * FEATURES
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_of_rounding_it_warns_once_in_the_words_of_the_note(dtype: torch.dtype) -> None:
+    one, features = metric(metrics="nc1"), NARROW.to(dtype)
+    (note,) = (n for n in measure_features(features, LABELS).notes if "number format" in n)
+    one.update(features[:30], LABELS[:30])
+    one.update(features[30:], LABELS[30:])
+    with pytest.warns(UserWarning, match="of the within-class variance") as caught:
+        one.compute()
+    assert [str(warning.message) for warning in caught] == [note]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.update(features, LABELS)
+        one.compute()
+
+
+def test_a_merged_state_knows_its_format_and_a_reset_one_forgets_it() -> None:
+    one, other = metric(metrics="nc1"), metric(metrics="nc1")
+    other.update(NARROW.bfloat16(), LABELS)
+    one.update(NARROW.float(), LABELS)
+    one.merge_state(other)
+    with pytest.warns(UserWarning, match="rounding to bfloat16"):
+        one.clone().compute()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.reset()
+        one.update(NARROW.float(), LABELS)
+        one.compute()
+        # Features that vary by more than the format rounds.
+        one.update(FEATURES.bfloat16(), LABELS)
+        one.compute()
+
+
 def test_tokens_and_an_ignored_label() -> None:
     labels = LABELS.clone()
     labels[::4] = -100
@@ -316,6 +374,7 @@ BAD = {
     "features": ({"metrics": ["nc4_disagreement"]}, ValueError, "second look"),
     "scatter": ({"metrics": ["nc1"], "scatter": False}, ValueError, "scatter=False"),
     "weight": ({"weight": torch.zeros(4, 8)}, ValueError, "weight must have 5 rows"),
+    "weighting": ({"weighting": "classes"}, ValueError, "weighting must be one of"),
     "mean": ({"global_mean": "mode"}, ValueError, "global_mean must be one of"),
     "index": ({"ignore_index": "pad"}, TypeError, "ignore_index must be an integer"),
 }

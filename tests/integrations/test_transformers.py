@@ -182,13 +182,79 @@ def test_sequences_by_their_first_or_last_token() -> None:
 
 def test_the_model_is_afterwards_as_it_was() -> None:
     model = TinyForCausalLM().train()
-    measure_transformer(model, language_batches())
+    model.body.mix.eval()
+    measure_transformer(model, language_batches(), layers="all")
+    assert model.training
     assert model.dropout.training
+    assert model.score.training
+    assert not model.body.mix.training
     assert model.score.weight is model.body.embed.weight
     assert not model.score._forward_pre_hooks
 
 
+def test_layers_have_the_names_that_the_model_gives_them() -> None:
+    model = TinyForCausalLM()
+    features, labels = next_token_samples(model)
+    measured = measure_transformer(model, language_batches(), layers=["body.embed", "body"])
+    assert measured.conventions["layer"] == "input of score"
+    assert measured.depth is not None
+    embedding, body = measured.depth.layers
+    assert (embedding.name, body.name) == ("body.embed", "body")
+    # What the body gives is what enters the classifier, at the tokens with a label.
+    assert body.metrics["nc1"] == pytest.approx(measured["nc1"])
+    assert body.metrics["cdnv"] == pytest.approx(measure_features(features, labels)["cdnv"])
+    assert embedding.metrics["nc1"] != pytest.approx(measured["nc1"])
+
+
+def test_all_layers_end_in_front_of_the_classifier() -> None:
+    for model in (TinyForCausalLM(), LastForSequenceClassification(3)):
+        batches = language_batches() if isinstance(model, TinyForCausalLM) else sequence_batches()
+        measured = measure_transformer(model, batches, layers="all")
+        assert measured.depth is not None
+        assert [layer.name for layer in measured.depth.layers] == ["body.embed", "body.mix"]
+
+
+class Crowded(FirstForSequenceClassification):
+    """Parts by names that an adapter might want for itself."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        for name in ("model", "head", "task", "tap"):
+            setattr(self, name, nn.Linear(WIDTH, 2))
+
+
+def test_parts_of_any_name_are_left_alone() -> None:
+    model = Crowded()
+    parts = dict(model.named_modules())
+    hidden = hidden_of(model)[:, 0]
+    wanted = measure_features(hidden, CLASSES, model.score.weight, model.score.bias)
+    measured = measure_transformer(model, sequence_batches(), layer="score", layers=["body.mix"])
+    assert_same(measured, wanted)
+    assert dict(model.named_modules()) == parts
+
+
+def test_outsiders_and_weighted_covariances() -> None:
+    model = FirstForSequenceClassification(3)
+    far = [{**batch, "labels": batch["labels"] + 50} for batch in sequence_batches()[:1]]
+    measured = measure_transformer(
+        model, sequence_batches(), outsiders=far, weighting="samples", scatter=False
+    )
+    hidden = hidden_of(model)[:, 0]
+    wanted = measure_features(
+        hidden,
+        CLASSES,
+        model.score.weight,
+        model.score.bias,
+        outsiders=hidden[:7],
+        weighting="samples",
+        scatter=False,
+    )
+    assert_same(measured, wanted)
+    assert measured["nc5_orthogonality"] > 0
+
+
 BAD: dict[str, Any] = {
+    "layers": ({"layers": ["body.mux"]}, "layers must name modules .* got 'body.mux'.* 'body.mix'"),
     "out of range": ({"vocabulary": [1, 12]}, r"vocabulary must lie in \[0, 12\)"),
     "twice": ({"vocabulary": [1, 1]}, "vocabulary must name each label once"),
     "empty": ({"vocabulary": []}, "vocabulary must be a sequence of integers"),
@@ -207,6 +273,9 @@ def test_bad_options_give_one_sentence(name: str) -> None:
 
 def test_bad_batches_give_one_sentence() -> None:
     model = TinyForCausalLM()
+    for given in ({"loader": [(TOKENS, LABELS)]}, {"outsiders": [(TOKENS, LABELS)]}):
+        with pytest.raises(TypeError, match="loader must yield dictionaries with labels"):
+            measure_transformer(model, **{"loader": language_batches(), **given})
     with pytest.raises(TypeError, match="loader must yield dictionaries with labels"):
         measure_transformer(model, [(TOKENS, LABELS)])
     beyond = {"input_ids": TOKENS, "attention_mask": MASK, "labels": torch.full_like(TOKENS, 40)}
@@ -252,6 +321,9 @@ class Trainer:
         self.logged.append(values)
 
     def train(self, callback: Any, epochs: int = 1) -> None:
+        callback.on_train_begin(
+            SimpleNamespace(), self.state, SimpleNamespace(), model=self.model, optimizer=None
+        )
         for epoch in range(epochs):
             self.state.epoch = epoch + 0.9999
             callback.on_epoch_end(
@@ -304,7 +376,60 @@ def test_loaders_of_ones_own(callback_class: Any) -> None:
     assert "collapse/probe/nc1" in trainer.logged[0]
 
 
+def test_layers_are_logged_by_name(callback_class: Any) -> None:
+    trainer = Trainer(evaluates=False)
+    callback = callback_class(trainer, layers=["body.embed", "body.mix"], metrics=["nc1"])
+    trainer.train(callback)
+    depth = callback.latest["train"].depth
+    assert trainer.logged == [
+        {
+            "collapse/train/nc1": callback.latest["train"]["nc1"],
+            "collapse/train/layers/body.embed/nc1": depth.layers[0].metrics["nc1"],
+            "collapse/train/layers/body.mix/nc1": depth.layers[1].metrics["nc1"],
+        }
+    ]
+
+
+def test_options_are_those_of_measuring(callback_class: Any) -> None:
+    options: dict[str, Any] = {
+        "weighting": "samples",
+        "scatter": False,
+        "outsiders": language_batches()[:1],
+        "layers": "all",
+        "pooling": "flatten",
+    }
+    trainer = Trainer(evaluates=False)
+    callback = callback_class(trainer, **options)
+    trainer.train(callback)
+    wanted = measure_transformer(trainer.model, language_batches(), split="train", **options)
+    assert callback.latest["train"].to_dict() == wanted.to_dict()
+    assert "collapse/train/nc5_orthogonality" in trainer.logged[0]
+
+
+def test_of_rounding_it_warns_once(callback_class: Any) -> None:
+    trainer = Trainer()
+    with torch.no_grad():  # every token nearly the same
+        trainer.model.body.mix.weight.mul_(1e-4)
+    trainer.model.bfloat16()
+    with pytest.warns(UserWarning, match="collapse/train: of the within-class") as caught:
+        trainer.train(callback_class(trainer), epochs=2)
+    assert len(caught) == 1
+
+
+def test_mistakes_are_found_before_training(callback_class: Any) -> None:
+    trainer = Trainer()
+    with pytest.raises(ValueError, match="layers must name modules"):
+        trainer.train(callback_class(trainer, layers=["body.mux"]))
+    with pytest.raises(ValueError, match="vocabulary must lie in"):
+        trainer.train(callback_class(trainer, vocabulary=[99]))
+    assert trainer.logged == []
+
+
 def test_bad_options_of_the_callback(callback_class: Any) -> None:
+    with pytest.raises(ValueError, match="weighting must be one of"):
+        callback_class(weighting="classes")
+    with pytest.raises(ValueError, match="metrics must be one of"):
+        callback_class(metrics=["nc"])
     with pytest.raises(ValueError, match="task must be one of"):
         callback_class(task="words")
     with pytest.raises(ValueError, match="epochs must be at least 1"):

@@ -99,8 +99,6 @@ def measure(
     out: JsonOut = None,
 ) -> None:
     """Measure the features in files: print a table of metrics with their conventions."""
-    from dataclasses import asdict
-
     from neuralcollapse.feature_files import read_features
     from neuralcollapse.measuring import measure_features
     from neuralcollapse.shards import measure_shards
@@ -155,8 +153,8 @@ def measure(
             **shards.measurement.to_dict(),
         }
         if jackknife:
-            result["intervals"] = {key: asdict(one) for key, one in shards.intervals.items()}
-        text = "\n".join([str(shards.measurement), *_more_lines(shards, jackknife)])
+            result.setdefault("intervals", {})
+        text = "\n".join([str(shards.measurement), *_more_lines(shards)])
     deliver(result, out, as_json, lambda: print(text))
 
 
@@ -182,8 +180,8 @@ def _deeper(
 ) -> tuple[dict[str, Any], list[str]]:
     """Test samples by class and group, and wrong labels, where the files have them."""
     from neuralcollapse.checks import as_tensor, check_matrix
+    from neuralcollapse.dealing import merged
     from neuralcollapse.feature_files import read_features
-    from neuralcollapse.shards import merged
     from neuralcollapse.sphere import directions
     from neuralcollapse.splits import compare_splits, thresholds, wrong_label_collapse
     from neuralcollapse.statistics import ClassStatistics
@@ -227,21 +225,7 @@ def _deeper(
     return result, words
 
 
-def _more_lines(shards: Any, jackknife: bool) -> list[str]:
-    """What is told below the table: intervals, and what was read and what was not."""
-    lines = [
-        f"{key}: {one.value:.6g}, 95 % from {one.low:.6g} to {one.high:.6g}"
-        for key, one in shards.intervals.items()
-    ]
-    without = [
-        key
-        for key in shards.measurement.metrics
-        if key not in shards.intervals and key not in shards.measurement.undefined
-    ]
-    if jackknife and without:
-        lines.append(
-            f"no interval: {', '.join(without)}: sums over the parts do not give it, or it is "
-            "undefined without one of them"
-        )
-    lines.append(f"files: {len(shards.files)} read, {len(shards.skipped)} left out")
+def _more_lines(shards: Any) -> list[str]:
+    """What is told below the table: what was read and what was not."""
+    lines = [f"files: {len(shards.files)} read, {len(shards.skipped)} left out"]
     return lines + [f"left out: {reason}" for reason in shards.skipped.values()]

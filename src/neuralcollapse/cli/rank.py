@@ -109,19 +109,15 @@ def _arrays(path: Path) -> tuple[Any, Any, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from neuralcollapse.transfer import SCORES
 
-    console = Console(markup=False, highlight=False)
-    table = Table("", "file", "dim", *SCORES)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    notes: dict[str, list[str]] = {}
     # Without the folders that all files share.
     folders = [Path(entry["file"]).absolute().parent for entry in result["ranking"]]
     folder = os.path.commonpath(folders)
+    # Names of two words in two lines: six scores and a file in 80 columns.
+    above, below = zip(*(name.rpartition("_")[::2] for name in SCORES), strict=True)
+    lines = [["", "", *above, ""], ["", "dim", *below, "file"]]
+    notes: dict[str, list[str]] = {}
     for place, entry in enumerate(result["ranking"], 1):
         cells = []
         for name in SCORES:
@@ -129,14 +125,18 @@ def _show(result: dict[str, Any]) -> None:
             share = name in ("nearest_mean", "linear_probe")
             cells.append("-" if value is None else f"{value:.2%}" if share else f"{value:.4g}")
         shown = os.path.relpath(Path(entry["file"]).absolute(), folder)
-        table.add_row(str(place), shown, str(entry["dim"]), *cells)
+        lines.append([str(place), str(entry["dim"]), *cells, shown])
         for name, reason in entry["undefined"].items():
             notes.setdefault(f"{name}: {reason}", []).append(entry["file"])
-    console.print(table)
-    console.print(f"ordered by {result['by']}, the best first")
+    # The file comes last: however long its name, the numbers stay in their columns.
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
+    for line in lines:
+        numbers = [f"{cell:>{width}}" for cell, width in zip(line[:-1], widths, strict=True)]
+        print(f"{' '.join(numbers)}  {line[-1]}".rstrip())
+    print(f"ordered by {result['by']}, the best first")
     for name, value in result["agreement_with_linear_probe"].items():
-        console.print(f"agreement of {name} with the linear probe: {value:.3f} (Spearman)")
+        print(f"agreement of {name} with the linear probe: {value:.3f} (Spearman)")
     for reason, files in notes.items():
-        console.print(f"undefined: {reason} ({len(files)} of {len(result['ranking'])} files)")
+        print(f"undefined: {reason} ({len(files)} of {len(result['ranking'])} files)")
     for note in result["notes"]:
-        console.print(f"note: {note}")
+        print(f"note: {note}")

@@ -3,13 +3,20 @@
 import importlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from neuralcollapse.batches import check_loader
+from neuralcollapse.layers import Pooling, check_layers
 from neuralcollapse.measurement import Measurement
+from neuralcollapse.metrics.noise import ROUNDING_MAKES_IT
+from neuralcollapse.metrics.subspaces import features_effective_rank
 from neuralcollapse.metrics.table import METRICS
+from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.processes import own_rank
 from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.statistics import GlobalMean
 
 Epochs = int | tuple[int, ...] | Callable[[int], bool]
 
@@ -62,12 +69,12 @@ def checked_epochs(epochs: int | Sequence[int] | Callable[[int], bool], first: i
 
 
 def checked_keys(keys: Any) -> tuple[str, ...] | None:
-    """The keys to log, each of a metric or "accuracy"; None for all."""
+    """The keys to log, each of a metric, of a layer or "accuracy"; None for all."""
     if keys is None:
         return None
     if isinstance(keys, str):
         raise TypeError(f"metrics must be a sequence of keys, got the text {keys!r}")
-    known = [metric.key for metric in METRICS] + ["accuracy"]
+    known = [*(metric.key for metric in METRICS), features_effective_rank.__name__, "accuracy"]
     return tuple(check_choice("metrics", key, known) for key in keys)
 
 
@@ -92,13 +99,69 @@ def is_chosen(epochs: Epochs, epoch: int, number: int) -> bool:
     return epochs(epoch) if callable(epochs) else epoch in epochs
 
 
+def measuring_options(
+    *,
+    normalize: bool,
+    global_mean: GlobalMean,
+    weighting: Weighting | None,
+    scatter: bool | None,
+    outsiders: Iterable[Any] | None,
+    layers: Sequence[str] | Literal["all"] | None,
+    pooling: Pooling,
+) -> dict[str, Any]:
+    """What a callback hands on to `measure`, checked before training and not after an epoch."""
+    check_choice("global_mean", global_mean, ("class", "sample"))
+    check_choice("pooling", pooling, ("mean", "flatten"))
+    if weighting is not None:
+        check_choice("weighting", weighting, ("balanced", "samples"))
+    if outsiders is not None:
+        check_loader("outsiders", outsiders)
+    if layers is not None:
+        check_layers(layers)
+    return {
+        "normalize": normalize,
+        "global_mean": global_mean,
+        "weighting": weighting,
+        "scatter": scatter,
+        "outsiders": outsiders,
+        "layers": layers,
+        "pooling": pooling,
+    }
+
+
 def logged(measurement: Measurement, path: str, keys: Sequence[str] | None) -> dict[str, float]:
-    """Metrics and accuracy under `path`, all or those of the keys, if they have a value."""
+    """Metrics and accuracy under `path`, and what the layers have; those of the keys, or all.
+
+    A layer's metrics are under `path/layers/name/key`, and the law that they follow under
+    `path/layers/rho` and `path/layers/r_squared`. Undefined ones are left out.
+    """
     values = dict(measurement.metrics)
     if measurement.accuracy is not None:
         values["accuracy"] = measurement.accuracy
+    found = _defined(values, path, keys)
+    if measurement.depth is None:
+        return found
+    for layer in measurement.depth.layers:
+        found |= _defined(layer.metrics, f"{path}/layers/{layer.name}", keys)
+    law = measurement.depth.law
+    if law is not None:
+        found |= _defined({"rho": law.rho, "r_squared": law.r_squared}, f"{path}/layers", None)
+    return found
+
+
+def _defined(
+    values: Mapping[str, float], path: str, keys: Sequence[str] | None
+) -> dict[str, float]:
     return {
         f"{path}/{key}": value
         for key, value in values.items()
         if math.isfinite(value) and (keys is None or key in keys)
     }
+
+
+def warn_of_rounding(measurement: Measurement, path: str) -> bool:
+    """Whether rounding made part of the collapse; the first of several processes warns of it."""
+    cautions = [note for note in measurement.notes if ROUNDING_MAKES_IT in note]
+    if cautions and own_rank() == 0:
+        warnings.warn(f"{path}: {cautions[0]}", UserWarning, stacklevel=2)
+    return bool(cautions)

@@ -1,9 +1,10 @@
 """Neural collapse while a Lightning Trainer trains: one callback, whatever the logger."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from neuralcollapse.batches import split_batch
@@ -14,11 +15,15 @@ from neuralcollapse.integrations.adapter import (
     checked_loaders,
     is_chosen,
     logged,
+    measuring_options,
+    warn_of_rounding,
 )
+from neuralcollapse.layers import LayerTap, Pooling
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.measuring import measure
+from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.processes import num_processes
-from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.scalars import check_integer
 from neuralcollapse.statistics import GlobalMean
 from neuralcollapse.tap import FeatureTap
 
@@ -41,10 +46,10 @@ class CollapseCallback(_Callback):
 
     Training batches are those of the Trainer's loader, augmentation included. Of several
     processes, each measures its part and all log the result of the whole; samples that a
-    `DistributedSampler` repeats, so that all have as many, count once where labels are (N,)
-    and `ignore_index` is not None. Models whose parameters are sharded over processes cannot be
-    measured. The values arrive after those of validation, too late for a
-    checkpoint that validation triggers.
+    `DistributedSampler` repeats, so that all have as many, count once unless `ignore_index` is
+    None. Models whose parameters are sharded over processes cannot be measured. The values arrive
+    after those of validation, too late for a checkpoint that validation triggers. Where rounding
+    to half precision makes part of the collapse, that is warned of, once.
 
     Args:
         epochs: n for every n-th and the last, or the epochs themselves, counted from 0 as the
@@ -60,10 +65,18 @@ class CollapseCallback(_Callback):
         metrics: keys to log, "accuracy" among them; by default all.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances, "balanced" or "samples", as of `measure`.
+        scatter: accumulate the (d, d) scatter, as of `measure`.
+        outsiders: batches of samples that belong to none of the classes, for `nc5_orthogonality`.
+        layers: also measure these layers, by dotted name in the module or in `network`, or "all".
+            Logged as `collapse/train/layers/model.3/nc1` and so on, and the law that they follow
+            as `collapse/train/layers/rho` and `collapse/train/layers/r_squared`.
+        pooling: how layers that give several positions become one row a sample, "mean" or
+            "flatten", as of `measure`.
         ignore_index: samples with this label are left out; None for none.
 
     Attributes:
-        latest: the last measurement of each loader by name.
+        latest: the last measurement of each loader by name, with its layers in `depth`.
     """
 
     def __init__(
@@ -79,6 +92,11 @@ class CollapseCallback(_Callback):
         metrics: Sequence[str] | None = None,
         normalize: bool = False,
         global_mean: GlobalMean = "class",
+        weighting: Weighting | None = None,
+        scatter: bool | None = None,
+        outsiders: Iterable[Any] | None = None,
+        layers: Sequence[str] | Literal["all"] | None = None,
+        pooling: Pooling = "mean",
         ignore_index: int | None = -100,
     ):
         super().__init__()
@@ -89,16 +107,25 @@ class CollapseCallback(_Callback):
         self.prefix, self.metrics = prefix, checked_keys(metrics)
         if ignore_index is not None:
             check_integer("ignore_index", ignore_index, -(1 << 63))
-        self.options = {
-            "normalize": normalize,
-            "global_mean": check_choice("global_mean", global_mean, ("class", "sample")),
-            "ignore_index": ignore_index,
-        }
+        self.ignore_index = ignore_index
+        self.options = measuring_options(
+            normalize=normalize,
+            global_mean=global_mean,
+            weighting=weighting,
+            scatter=scatter,
+            outsiders=outsiders,
+            layers=layers,
+            pooling=pooling,
+        )
         self.latest: dict[str, Measurement] = {}
+        self._has_warned = False
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Look for the classifier before the first epoch rather than after it."""
-        FeatureTap(self._network(pl_module), self.layer, self.num_classes)
+        """Look for the classifier and the layers before the first epoch rather than after it."""
+        network, layers = self._network(pl_module), self.options["layers"]
+        tap = FeatureTap(network, self.layer, self.num_classes)
+        if layers is not None:
+            LayerTap(network, layers, tap.name, len(tap.weight))
         if self.network is None and not _can_be_called(pl_module):
             raise ValueError(
                 "network must name the part of the module to call, which has no forward itself, "
@@ -110,24 +137,25 @@ class CollapseCallback(_Callback):
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.sanity_checking or not self._is_due(trainer.current_epoch, last):
             return
+        convert, options = _input_conversion(trainer), dict(self.options)
+        if options["outsiders"] is not None:
+            options["outsiders"] = _Batches(options["outsiders"], convert, None, None)
         for name, loader in self._loaders(trainer).items():
             measurement = measure(
                 self._network(pl_module),
-                _Batches(
-                    loader,
-                    _input_conversion(trainer),
-                    self.batches,
-                    self.options["ignore_index"],
-                ),
+                _Batches(loader, convert, self.batches, self.ignore_index),
                 layer=self.layer,
                 num_classes=self.num_classes,
                 split=name,
+                ignore_index=self.ignore_index,
                 distributed=num_processes() > 1,
                 progress=False,
-                **self.options,
+                **options,
             )
             self.latest[name] = measurement
-            values = logged(measurement, f"{self.prefix}/{name}", self.metrics)
+            path = f"{self.prefix}/{name}"
+            self._has_warned = self._has_warned or warn_of_rounding(measurement, path)
+            values = logged(measurement, path, self.metrics)
             pl_module.log_dict(values, on_step=False, on_epoch=True)
 
     def _is_due(self, epoch: int, last: bool) -> bool:
@@ -180,12 +208,16 @@ class _Batches:
             given = self._convert(batch)
             if left is not None and ignored is not None:
                 inputs, labels = split_batch(given)
-                if left < len(labels) and labels.dim() == 1:
-                    labels = labels.clone()
-                    labels[max(left, 0) :] = ignored
-                    given = (inputs, labels)
+                if left < len(labels):
+                    given = (inputs, _without(labels, max(left, 0), ignored))
                 left -= len(labels)
             yield given
+
+
+def _without(labels: Tensor, first: int, ignored: int) -> Tensor:
+    """Labels, of classes, tokens or one-hot, those from the first on marked as left out."""
+    labels = labels if labels.is_floating_point() else labels.long()
+    return torch.cat([labels[:first], torch.full_like(labels[first:], ignored)])
 
 
 def _own_samples(loader: Any) -> int | None:

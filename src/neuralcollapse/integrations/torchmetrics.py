@@ -1,6 +1,7 @@
 """Neural collapse as a metric of torchmetrics: update, compute, reset, merge, across processes."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,12 @@ from torch import Tensor, nn
 
 from neuralcollapse.checks import check_labels, check_matrix
 from neuralcollapse.integrations.adapter import missing
+from neuralcollapse.measurement import covariance_conventions
 from neuralcollapse.metrics.evaluation import evaluate
+from neuralcollapse.metrics.noise import rounding_note
 from neuralcollapse.metrics.table import METRICS
+from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.processes import own_rank
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
@@ -42,6 +47,9 @@ class NeuralCollapse(Metric):
     `nc4_disagreement`, `cdnv_directional` and `hug_intra`, which take a second look at them, are
     left out; `neuralcollapse.measure` has them.
 
+    Where features came in float16 or bfloat16 and rounding made more than a twentieth of their
+    within-class variance, the first `compute` that sees it warns.
+
     Args:
         num_classes: K.
         dim: d, the width of the features.
@@ -52,6 +60,10 @@ class NeuralCollapse(Metric):
         metrics: keys of the metrics to compute, or one key; by default all that can be computed.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances within and between classes: "samples" counts every sample,
+            "balanced" every class alike, and None has the published mixture; see `nc1`. A scatter
+            does not tell classes of unequal size apart: "balanced" leaves `nc1` and `vci` nan
+            there. `conventions` says it in words.
         ignore_index: samples with this label are left out. Selecting them waits for a GPU.
         **kwargs: of `torchmetrics.Metric`.
 
@@ -81,6 +93,7 @@ class NeuralCollapse(Metric):
         metrics: str | Sequence[str] | None = None,
         normalize: bool = False,
         global_mean: GlobalMean = "class",
+        weighting: Weighting | None = None,
         ignore_index: int | None = None,
         **kwargs: Any,
     ):
@@ -90,6 +103,9 @@ class NeuralCollapse(Metric):
         self.scatter = scatter
         self.normalize = normalize
         self.global_mean: GlobalMean = check_choice("global_mean", global_mean, ("class", "sample"))
+        self.weighting: Weighting | None = weighting
+        if weighting is not None:
+            check_choice("weighting", weighting, ("balanced", "samples"))
         self.ignore_index = (
             None
             if ignore_index is None
@@ -107,6 +123,9 @@ class NeuralCollapse(Metric):
             torch.zeros(width, dtype=torch.float64),
             functools.partial(_merged, num_classes=num_classes, dim=dim),
         )
+        # Spacing at one of the coarsest half precision that came, or zero.
+        self.add_state("spacing", torch.zeros((), dtype=torch.float64), "max")
+        self._has_warned = False
 
     @property
     def packed(self) -> Tensor:
@@ -127,6 +146,14 @@ class NeuralCollapse(Metric):
     def statistics(self) -> ClassStatistics:
         """What was seen so far, by this process or, inside `sync_context`, by all of them."""
         return self._unpacked(self.packed)
+
+    @property
+    def conventions(self) -> dict[str, str]:
+        """What the numbers depend on, in the words of `Measurement.conventions`."""
+        return {
+            "features": "scaled to unit length" if self.normalize else "raw",
+            **covariance_conventions(self.global_mean, self.weighting),
+        }
 
     @property
     def weight(self) -> Tensor | nn.Module | None:
@@ -185,6 +212,8 @@ class NeuralCollapse(Metric):
             recent = self._recent
         recent.update(directions(features) if self.normalize else features, labels)
         self._recent = recent
+        if features.dtype in _SPACINGS.values():
+            self.spacing = self.spacing.clamp(min=torch.finfo(features.dtype).eps)
 
     def compute(self) -> Any:
         """The metrics of everything seen, by all processes, as 0-d tensors by key, or the one."""
@@ -199,9 +228,26 @@ class NeuralCollapse(Metric):
         elif weight is None and (lacking := [k for k in keys if "weight" in _ROWS[k].needs]):
             raise ValueError(f"weight must be given for {', '.join(lacking)}; assign it first")
         others = {key: "not asked for" for key in _ROWS if key not in keys}
-        values, _ = evaluate(statistics, weight, global_mean=self.global_mean, known=others)
+        values, _ = evaluate(
+            statistics,
+            weight,
+            global_mean=self.global_mean,
+            weighting=self.weighting,
+            known=others,
+        )
+        self._warn_of_rounding(statistics)
         found = {key: statistics.means.new_tensor(values[key]) for key in keys}
         return found[keys[0]] if self._alone else found
+
+    def _warn_of_rounding(self, statistics: ClassStatistics) -> None:
+        dtype = _SPACINGS.get(float(self.spacing))
+        if self._has_warned or dtype is None or not statistics.num_samples:
+            return
+        note = rounding_note(statistics, dtype)
+        if note is not None:
+            self._has_warned = True
+            if own_rank() == 0:
+                warnings.warn(note, UserWarning, stacklevel=4)  # of who computes
 
     def merge_state(self, incoming_state: Any) -> None:
         """Add what another metric of the same classes and width has seen, or its state.
@@ -270,6 +316,7 @@ class _Shared:
         return self
 
 
+_SPACINGS = {torch.finfo(dtype).eps: dtype for dtype in (torch.float16, torch.bfloat16)}
 _ROWS = {metric.key: metric for metric in METRICS}
 
 

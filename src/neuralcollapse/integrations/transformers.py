@@ -1,6 +1,6 @@
 """Neural collapse while the Trainer of transformers trains: classifiers and language models."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,9 +15,13 @@ from neuralcollapse.integrations.adapter import (
     checked_loaders,
     is_chosen,
     logged,
+    measuring_options,
+    warn_of_rounding,
 )
+from neuralcollapse.layers import LayerTap, Pooling
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.measuring import measure
+from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.statistics import GlobalMean
@@ -45,7 +49,8 @@ class CollapseCallback(_Callback):
     accuracy, to the Trainer's `log`, which passes them to all its reporters. Metrics without a
     value are left out. Of several processes, each measures its part and all log the result of the
     whole; samples that accelerate repeats to fill the last batch count once. Models whose
-    parameters are sharded over processes cannot be measured.
+    parameters are sharded over processes cannot be measured. Where rounding to half precision
+    makes part of the collapse, that is warned of, once.
 
     Args:
         trainer: whose `log` is called, and whose evaluation set is measured even before the first
@@ -60,9 +65,15 @@ class CollapseCallback(_Callback):
         metrics: keys to log, "accuracy" among them; by default all.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: as of `measure_transformer`.
+        scatter: as of `measure_transformer`.
+        outsiders: as of `measure_transformer`.
+        layers: as of `measure_transformer`. Logged as `collapse/train/layers/bert.pooler/nc1` and
+            so on, and the law that they follow as `collapse/train/layers/rho` and `.../r_squared`.
+        pooling: as of `measure_transformer`.
 
     Attributes:
-        latest: the last measurement of each loader by name.
+        latest: the last measurement of each loader by name, with its layers in `depth`.
     """
 
     def __init__(
@@ -78,6 +89,11 @@ class CollapseCallback(_Callback):
         metrics: Sequence[str] | None = None,
         normalize: bool = False,
         global_mean: GlobalMean = "class",
+        weighting: Weighting | None = None,
+        scatter: bool | None = None,
+        outsiders: Iterable[Any] | None = None,
+        layers: Sequence[str] | Literal["all"] | None = None,
+        pooling: Pooling = "mean",
     ):
         super().__init__()
         if task is not None:
@@ -89,10 +105,26 @@ class CollapseCallback(_Callback):
             "task": task,
             "vocabulary": vocabulary,
             "layer": layer,
-            "normalize": normalize,
-            "global_mean": check_choice("global_mean", global_mean, ("class", "sample")),
+            **measuring_options(
+                normalize=normalize,
+                global_mean=global_mean,
+                weighting=weighting,
+                scatter=scatter,
+                outsiders=outsiders,
+                layers=layers,
+                pooling=pooling,
+            ),
         }
         self.latest: dict[str, Measurement] = {}
+        self._has_warned = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Look for the classifier and the layers before the first epoch rather than after it."""
+        view = _view(
+            given["model"], *(self.options[name] for name in ("layer", "task", "vocabulary"))
+        )
+        if self.options["layers"] is not None:
+            LayerTap(view, self.options["layers"], view.name, len(view.head.weight))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Measure and log, if it is an epoch to be measured."""
@@ -108,7 +140,9 @@ class CollapseCallback(_Callback):
                 **self.options,
             )
             self.latest[name] = measurement
-            values = logged(measurement, f"{self.prefix}/{name}", self.metrics)
+            path = f"{self.prefix}/{name}"
+            self._has_warned = self._has_warned or warn_of_rounding(measurement, path)
+            values = logged(measurement, path, self.metrics)
             if self.trainer is not None:
                 self.trainer.log(values)
             else:
@@ -136,6 +170,11 @@ def measure_transformer(
     device: torch.device | str | None = None,
     normalize: bool = False,
     global_mean: GlobalMean = "class",
+    weighting: Weighting | None = None,
+    scatter: bool | None = None,
+    outsiders: Iterable[Any] | None = None,
+    layers: Sequence[str] | Literal["all"] | None = None,
+    pooling: Pooling = "mean",
     split: str | None = None,
     distributed: bool = False,
 ) -> Measurement:
@@ -158,6 +197,15 @@ def measure_transformer(
         device: where to run; by default where the model is.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        weighting: of the covariances, "balanced" or "samples", as of `neuralcollapse.measure`.
+        scatter: accumulate the (d, d) scatter, as of `neuralcollapse.measure`.
+        outsiders: batches as of the loader, of samples that belong to none of the classes, for
+            `nc5_orthogonality`; labels are not looked at, and every process takes all of them. Of
+            tasks by token, every position counts, padding too.
+        layers: also measure these layers, by dotted name in the model, or "all"; see
+            `neuralcollapse.measure`. Of tasks by token, each token of a layer is a sample.
+        pooling: how layers that give (N, T, d) become one row for each sequence: the "mean" over
+            all positions, padding too, or "flatten".
         split: what the data is, for the record, e.g. "train".
         distributed: the loader holds one process's part of the data.
 
@@ -179,21 +227,30 @@ def measure_transformer(
         >>> measure_transformer(TinyForCausalLM(), [batch], vocabulary=[1, 2, 3]).counts
         (4, 3, 3)
     """
-    task = _task_of(model) if task is None else task
-    check_choice("task", task, ("sequences", "tokens", "next_tokens"))
-    layer = layer if layer is not None else _output_embeddings(model)
-    view = _View(model, layer, task, vocabulary)
+    view = _view(model, layer, task, vocabulary)
     return measure(
         view,
-        _Labelled(loader, view),
-        layer="head",
+        _Labelled(loader, view.labels_of),
+        layer=view.name,
         device=device,
         normalize=normalize,
         global_mean=global_mean,
+        weighting=weighting,
+        scatter=scatter,
+        outsiders=None if outsiders is None else _Labelled(outsiders, lambda labels: labels),
+        layers=layers,
+        pooling=pooling,
         split=split,
         distributed=distributed,
         progress=False,
     )
+
+
+def _view(model: nn.Module, layer: str | None, task: Task | None, vocabulary: Any) -> "_View":
+    """The view of a model, of its own task and classifier where none are named."""
+    task = _task_of(model) if task is None else task
+    check_choice("task", task, ("sequences", "tokens", "next_tokens"))
+    return _View(model, layer if layer is not None else _output_embeddings(model), task, vocabulary)
 
 
 def _task_of(model: nn.Module) -> Task:
@@ -232,27 +289,50 @@ class _Rows(AbstractHead):
 
 
 class _View(nn.Module):
-    """A transformer as a model whose head receives the features that labels go with."""
+    """A transformer whose classifier receives the features that labels go with, and no others.
+
+    Its parts are those of the model, by their names there. Under the classifier's name stands a
+    head that is run in front of it.
+    """
+
+    model: nn.Module
+    head: _Rows
 
     def __init__(self, model: nn.Module, layer: str | None, task: Task, vocabulary: Any):
         super().__init__()
-        self.model, self.task = model, task
+        self.task: Task = task
         self.tap = FeatureTap(model, layer)
+        self.name = self.tap.name
         weight, bias = self.tap.weight, self.tap.bias
         self.width = len(weight)
         self.classes = _classes(vocabulary, self.width)
         if self.classes is not None:
             weight = weight[self.classes.to(weight.device)]
             bias = None if bias is None else bias[self.classes.to(weight.device)]
-        self.head = _Rows(weight, bias)
+        # Not as parts of the view: those are the model's own, whatever they are called.
+        head = _Rows(weight, bias)
+        self.__dict__.update(model=model, head=head, _modules=model._modules)
 
-    def forward(self, **fields: Any) -> Tensor:
-        with self.tap:
-            run_model(self.model, fields, self.head.weight.device)
+    def named_modules(self, *args: Any, **kwargs: Any) -> Generator[tuple[str, nn.Module]]:
+        """The modules of the model and, behind its classifier, the head by the same name."""
+        for name, module in self.model.named_modules(*args, **kwargs):
+            yield name, module
+            if name == self.name:
+                yield name, self.head
+
+    def children(self) -> Generator[nn.Module]:
+        """The model and the head, which follow the view to devices and modes."""
+        yield from (self.model, self.head)
+
+    def forward(self, **fields: Any) -> None:
+        def enter(classifier: nn.Module, inputs: Any) -> None:
             features = self.tap.take(tokens=True)
-        if self.task == "sequences" and features.dim() == 3:
-            features = _last_tokens(self.model, features, fields)
-        return self.head(features)
+            if self.task == "sequences" and features.dim() == 3:
+                features = _last_tokens(self.model, features, fields)
+            self.head(features)
+
+        with self.tap, self.tap.head.register_forward_pre_hook(enter):
+            run_model(self.model, fields, self.head.weight.device)
 
     def labels_of(self, labels: Tensor) -> Tensor:
         """The labels that go with the features: shifted, and numbered as the vocabulary says."""
@@ -289,10 +369,10 @@ class _View(nn.Module):
 
 
 class _Labelled:
-    """Batches with the labels that a view goes with, as often as wanted."""
+    """Batches with labels made to go with the features, as often as wanted."""
 
-    def __init__(self, loader: Iterable[Any], view: _View):
-        self._loader, self._view = loader, view
+    def __init__(self, loader: Iterable[Any], relabel: Callable[[Tensor], Tensor]):
+        self._loader, self._relabel = loader, relabel
 
     def __iter__(self) -> Iterator[tuple[Mapping[str, Any], Tensor]]:
         for batch in self._loader:
@@ -302,7 +382,7 @@ class _Labelled:
                     "loader must yield dictionaries with labels, got a "
                     f"{type(batch).__name__}; use neuralcollapse.measure"
                 )
-            yield fields, _without_repeats(self._loader, self._view.labels_of(labels))
+            yield fields, _without_repeats(self._loader, self._relabel(labels))
 
 
 def _without_repeats(loader: Any, labels: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from neuralcollapse.metrics.mistakes import mistake_severity as mistake_severity
 from neuralcollapse.metrics.mistakes import preference_score as preference_score
 from neuralcollapse.metrics.noise import nc1_trace_unbiased as nc1_trace_unbiased
 from neuralcollapse.metrics.noise import null_values as null_values
+from neuralcollapse.metrics.noise import rounding_note as rounding_note
 from neuralcollapse.metrics.noise import rounding_share as rounding_share
 from neuralcollapse.metrics.outsiders import nc5_orthogonality as nc5_orthogonality
 from neuralcollapse.metrics.spread_within import SpreadWithin as SpreadWithin

@@ -10,6 +10,11 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean
 # Mean square of the spacing of numbers over them, in units of the format's epsilon, over the
 # twelve of a uniform error: an integral over one binade.
 _ROUNDING = 3 / (8 * math.log(2)) / 12
+# From this share of the within-class variance on, rounding of the features is told.
+_MOST_ROUNDING = 0.05
+
+ROUNDING_MAKES_IT = "the number format and not the network makes such a collapse"
+"""What the note of `rounding_note` says, whatever its numbers."""
 
 
 def nc1_trace_unbiased(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
@@ -130,3 +135,30 @@ def rounding_share(statistics: ClassStatistics, dtype: torch.dtype) -> float:
     spread = float(statistics.spread.double().sum())
     noise = _ROUNDING * torch.finfo(dtype).eps ** 2 * (float(squares.sum()) + spread)
     return noise / spread if spread else math.inf
+
+
+def rounding_note(statistics: ClassStatistics, dtype: torch.dtype | None) -> str | None:
+    """What to know of features of float16 or bfloat16 whose collapse is rounding, or None.
+
+    Told from a `rounding_share` of 0.05 on.
+
+    Args:
+        statistics: of features in this format.
+        dtype: in which the features were held; None where that is not known.
+
+    Example:
+        >>> features = torch.tensor([[4.0], [4.01], [-4.0], [-4.01]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> statistics = ClassStatistics.from_features(features.bfloat16(), labels, 2)
+        >>> print(rounding_note(statistics, torch.bfloat16))
+        of the within-class variance none is left: the number format and not the network makes such
+        a collapse; measure features of float32
+    """
+    if dtype not in (torch.float16, torch.bfloat16):
+        return None
+    share = rounding_share(statistics, dtype)
+    if not share > _MOST_ROUNDING:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
+    return f"of the within-class variance {how}: {ROUNDING_MAKES_IT}; measure features of float32"

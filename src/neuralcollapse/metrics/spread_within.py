@@ -56,6 +56,8 @@ class SpreadWithin:
         statistics: whose class means are the centres.
         centred: subtract the global mean first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
+        single: features are those of the statistics, or part of them, and a class of a single
+            sample, which is at no distance from itself, counts wherever it was left out.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class SpreadWithin:
         *,
         centred: bool = True,
         global_mean: GlobalMean = "class",
+        single: bool = False,
     ):
         self._means = statistics.means.double()
         # From differences: means that coincide have no direction, and not that of their rounding.
         moved = statistics.centred_means(global_mean) if centred else statistics.seen_means
         self._broken = bool((moved == 0).all(1).any())
+        self._single = (statistics.counts == 1) & single
         self._origin = None
         if centred and len(moved):
             self._origin = (statistics.seen_means[0] - moved[0]).double()
@@ -93,7 +97,7 @@ class SpreadWithin:
         sums, counts = self.totals
         if self._broken:
             return sums.new_full((), torch.nan)
-        return (sums / counts)[counts > 0].mean()
+        return (sums / counts.clamp(min=1))[(counts > 0) | self._single].mean()
 
     def _moved(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The origin (d,) and the centres' directions (K, d) for features of one precision."""

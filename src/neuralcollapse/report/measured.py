@@ -1,6 +1,5 @@
 """Saved measurements as a report reads them: checked once, then asked for single numbers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +25,6 @@ class Measured:
     Attributes:
         label: what it is called; unique in a report.
         measurement: the numbers and what was assumed.
-        intervals: by key of the metric, where the jackknife gave them.
         source: where the samples came from, in words by name.
         groups: means by group of classes of the comparison with test samples, if it was made.
         wrong_labels: where samples with wrong labels lie, if that was asked.
@@ -34,10 +32,14 @@ class Measured:
 
     label: str
     measurement: Measurement
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     wrong_labels: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def intervals(self) -> Mapping[str, Interval]:
+        """Those of the measurement, by key, where the jackknife gave them."""
+        return self.measurement.intervals
 
     @cached_property
     def num_seen(self) -> int:
@@ -113,7 +115,7 @@ def _of_object(label: str, value: Any) -> Measured:
     if isinstance(value, ShardMeasurement):
         files = [path.name for path in value.files]
         left_out = [Path(path).name for path in value.skipped]
-        return Measured(label, value.measurement, dict(value.intervals), _source(files, left_out))
+        return Measured(label, value.measurement, _source(files, left_out))
     if isinstance(value, Measurement):
         return Measured(label, value)
     raise TypeError(f"measurements must be measurements, got {type(value).__name__} for {label!r}")
@@ -150,7 +152,6 @@ def _of_file(label: str, path: Path) -> Measured:
         return Measured(
             label,
             measurement,
-            {key: _interval(one) for key, one in (values.get("intervals") or {}).items()},
             _source(
                 [Path(str(one)).name for one in values.get("files") or []]
                 or [Path(str(values[name])).name for name in ("file",) if values.get(name)],
@@ -180,13 +181,6 @@ def _checked(path: Path, values: Any) -> Measurement:
     if dim is not None and dim < 1:
         raise ValueError(f"{path} is a damaged measurement: dim must be at least 1, got {dim}")
     return measurement
-
-
-def _interval(values: Mapping[str, Any]) -> Interval:
-    numbers = [float(values[name]) for name in ("value", "standard_error", "low", "high")]
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("an interval has an end that is not finite")
-    return Interval(*numbers)
 
 
 def _source(files: Sequence[str], left_out: Sequence[str]) -> dict[str, str]:
