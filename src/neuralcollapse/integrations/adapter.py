@@ -106,7 +106,7 @@ def measuring_options(
     weighting: Weighting | None,
     scatter: bool | None,
     outsiders: Iterable[Any] | None,
-    layers: Sequence[str] | Literal["all"] | None,
+    layers: Sequence[str] | Literal["blocks", "all"] | None,
     pooling: Pooling,
 ) -> dict[str, Any]:
     """What a callback hands on to `measure`, checked before training and not after an epoch."""

@@ -92,7 +92,7 @@ class CollapseCallback(_Callback):
         weighting: Weighting | None = None,
         scatter: bool | None = None,
         outsiders: Iterable[Any] | None = None,
-        layers: Sequence[str] | Literal["all"] | None = None,
+        layers: Sequence[str] | Literal["blocks", "all"] | None = None,
         pooling: Pooling = "mean",
     ):
         super().__init__()
@@ -173,7 +173,7 @@ def measure_transformer(
     weighting: Weighting | None = None,
     scatter: bool | None = None,
     outsiders: Iterable[Any] | None = None,
-    layers: Sequence[str] | Literal["all"] | None = None,
+    layers: Sequence[str] | Literal["blocks", "all"] | None = None,
     pooling: Pooling = "mean",
     split: str | None = None,
     distributed: bool = False,
@@ -202,7 +202,7 @@ def measure_transformer(
         outsiders: batches as of the loader, of samples that belong to none of the classes, for
             `nc5_orthogonality`; labels are not looked at, and every process takes all of them. Of
             tasks by token, every position counts, padding too.
-        layers: also measure these layers, by dotted name in the model, or "all"; see
+        layers: also measure these layers, by dotted name in the model, "blocks" or "all"; see
             `neuralcollapse.measure`. Of tasks by token, each token of a layer is a sample.
         pooling: how layers that give (N, T, d) become one row for each sequence: the "mean" over
             all positions, padding too, or "flatten".
