@@ -68,7 +68,8 @@ class CollapseCallback(_Callback):
         weighting: of the covariances, "balanced" or "samples", as of `measure`.
         scatter: accumulate the (d, d) scatter, as of `measure`.
         outsiders: batches of samples that belong to none of the classes, for `nc5_orthogonality`.
-        layers: also measure these layers, by dotted name in the module or in `network`, "blocks" or "all".
+        layers: also measure these layers, by dotted name (in the module or in `network`),
+            "blocks" or "all".
             Logged as `collapse/train/layers/model.3/nc1` and so on, and the law that they follow
             as `collapse/train/layers/rho` and `collapse/train/layers/r_squared`.
         pooling: how layers that give several positions become one row a sample, "mean" or
