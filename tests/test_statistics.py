@@ -133,6 +133,8 @@ def test_squares_that_overflow_are_reported(scatter: bool) -> None:
     assert float(cdnv(accumulated([(large, w.labels)], 5, scatter=scatter))) == pytest.approx(
         float(cdnv(w.statistics())), rel=1e-9
     )
+    with pytest.raises(ValueError, match=r"overflows; scale them down$"):
+        accumulated([(1e160 * large, w.labels)], 5, scatter=scatter)
 
 
 # --- without scatter, and as values --------------------------------------------------------------

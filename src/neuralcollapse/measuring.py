@@ -20,9 +20,10 @@ from neuralcollapse.checks import (
     classes_in,
 )
 from neuralcollapse.dealing import MOST_PARTS, Dealer, PartsAccumulator, first_part, merged
-from neuralcollapse.layers import LayerTap, Pooling, check_layers
+from neuralcollapse.layers import LayerTap, check_layers
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.second_look import Decided, second_look

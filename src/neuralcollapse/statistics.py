@@ -447,9 +447,10 @@ class StatisticsAccumulator:
             if self._anchors is not None:
                 part += self._anchors[:-1][rows]
         if not bool(torch.isfinite(spread).all()):
+            single = self._anchors is not None and self._anchors.dtype == torch.float32
             raise ValueError(
                 "features must be small enough for their squares, got a sum that overflows; "
-                "scale them down"
+                "scale them down" + (" or pass them in float64" if single else "")
             )
         scatter = self._scatter
         if scatter is not None:

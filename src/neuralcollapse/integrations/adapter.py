@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from neuralcollapse.batches import check_loader
-from neuralcollapse.layers import Pooling, check_layers
+from neuralcollapse.layers import check_layers
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.metrics.noise import ROUNDING_MAKES_IT
 from neuralcollapse.metrics.subspaces import features_effective_rank
 from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import own_rank
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.statistics import GlobalMean

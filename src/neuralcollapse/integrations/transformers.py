@@ -18,10 +18,11 @@ from neuralcollapse.integrations.adapter import (
     measuring_options,
     warn_of_rounding,
 )
-from neuralcollapse.layers import LayerTap, Pooling
+from neuralcollapse.layers import LayerTap
 from neuralcollapse.measurement import Measurement
 from neuralcollapse.measuring import measure
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.statistics import GlobalMean
