@@ -58,6 +58,7 @@ FLOORS = {
     "mistake_accumulator": 6,
     "forecast": 7,
     "measuring": 7,
+    "measuring_features": 7,
     "ood": 7,
     "record": 7,
     "integrations": 8,

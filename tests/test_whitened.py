@@ -46,11 +46,11 @@ def test_near_total_collapse_keeps_its_digits() -> None:
 
 
 def test_wide_features_take_the_second_route_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuralcollapse import measuring
+    from neuralcollapse import dealing
 
     w = world("noisy", simplex_vertices(5, 8), 12, 0.3)
     whole = measure_features(w.features, w.labels)
-    monkeypatch.setattr(measuring, "_SCATTER_BYTES", 8 * 8 * 8 - 1)
+    monkeypatch.setattr(dealing, "_SCATTER_BYTES", 8 * 8 * 8 - 1)
     wide = measure_features(w.features, w.labels)
     assert whole.statistics is not None
     assert wide.statistics is not None

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from neuralcollapse.losses import SquaredError as SquaredError
     from neuralcollapse.measurement import Measurement as Measurement
     from neuralcollapse.measuring import measure as measure
-    from neuralcollapse.measuring import measure_features as measure_features
+    from neuralcollapse.measuring_features import measure_features as measure_features
     from neuralcollapse.metrics import METRICS as METRICS
     from neuralcollapse.metrics import MISTAKE_METRICS as MISTAKE_METRICS
     from neuralcollapse.metrics import BalancedScatter as BalancedScatter
@@ -160,7 +160,8 @@ _FACE = {
         "NormalizedCrossEntropy SoftLabels SquaredError"
     ),
     "measurement": "Measurement",
-    "measuring": "measure measure_features",
+    "measuring": "measure",
+    "measuring_features": "measure_features",
     "metrics": (
         "BalancedScatter METRICS MISTAKE_METRICS calibration_error cdnv cdnv_directional "
         "effective_rank features_effective_rank frame_deviation frame_duality frame_spread "

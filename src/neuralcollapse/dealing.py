@@ -16,6 +16,8 @@ MOST_PARTS = 20
 _STEP = 7
 # Features gathered before they are handed on, in bytes: updates of a few rows each would be slow.
 _GATHERED_BYTES = 1 << 26
+# A (d, d) scatter up to this many bytes is accumulated unless told otherwise: d = 5792.
+_SCATTER_BYTES = 1 << 28
 
 
 def first_part(number: int, count: int) -> int:
@@ -158,3 +160,23 @@ def padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
         means=torch.cat([statistics.means, missing]),
         spread=torch.cat([statistics.spread, statistics.spread.new_zeros(more)]),
     )
+
+
+def wants_scatter(scatter: bool | None, dim: int) -> bool:
+    """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
+    return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+
+
+def accumulator_of(
+    num_classes: int, dim: int, scatter: bool, home: torch.device | str, first: int | None
+) -> StatisticsAccumulator | PartsAccumulator:
+    """Of the data as a whole, or of its parts, which begin with the first one given."""
+    if first is None:
+        return StatisticsAccumulator(num_classes, dim, scatter=scatter, device=home)
+    return PartsAccumulator(num_classes, dim, scatter=scatter, device=home, first=first)
+
+
+def parts_of(accumulator: StatisticsAccumulator | PartsAccumulator) -> list[ClassStatistics]:
+    """The statistics of the parts, one for the whole."""
+    found = accumulator.result()
+    return found if isinstance(found, list) else [found]

@@ -18,7 +18,7 @@ from neuralcollapse.metrics.noise import null_values, rounding_note
 from neuralcollapse.metrics.table import METRICS, regime_of
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.metrics.whitened import between_condition
-from neuralcollapse.scalars import counted
+from neuralcollapse.scalars import check_choice, counted
 from neuralcollapse.second_look import Look
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
@@ -343,3 +343,40 @@ def _notes(
     if rounded is not None:
         notes.append(rounded)
     return tuple(notes)
+
+
+def check_weighting(weighting: Weighting | None) -> None:
+    """Raise unless this is a weighting of the covariances, or none."""
+    if weighting is not None:
+        check_choice("weighting", weighting, ("balanced", "samples"))
+
+
+def given_means(
+    means: Measurement | ClassStatistics, num_classes: int, dim: int, normalize: bool
+) -> ClassStatistics:
+    """The statistics whose class means decide; an error where they cannot."""
+    statistics = means
+    if isinstance(means, Measurement):
+        statistics = means.statistics
+        if statistics is None:
+            raise ValueError(
+                "means must hold statistics, which a measurement read back lacks; pass the "
+                "measurement as measured, or ClassStatistics"
+            )
+        if (means.conventions.get("features", "raw") != "raw") != normalize:
+            raise ValueError(
+                f"means must be of features measured alike, got those of "
+                f"{means.conventions['features']} features for normalize={normalize}"
+            )
+    if not isinstance(statistics, ClassStatistics):
+        raise TypeError(
+            f"means must be a Measurement or ClassStatistics, got {type(means).__name__}"
+        )
+    if tuple(statistics.means.shape) != (num_classes, dim):
+        raise ValueError(
+            f"means must be of {num_classes} classes in {dim} dimensions, got "
+            f"{tuple(statistics.means.shape)}"
+        )
+    if not bool(statistics.seen.any()):
+        raise ValueError("means must be of at least one sample, got none")
+    return statistics

@@ -1,4 +1,4 @@
-"""Measure neural collapse: of a model on a loader, or of features and labels."""
+"""Measure neural collapse: of a model on a loader."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,25 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from neuralcollapse.batches import check_loader, labelled_samples, run_model, split_batch
-from neuralcollapse.checks import (
-    as_tensor,
-    check_data,
-    check_finite,
-    check_labels,
-    check_matrix,
-    check_vector,
-    classes_in,
+from neuralcollapse.checks import check_finite
+from neuralcollapse.dealing import (
+    MOST_PARTS,
+    Dealer,
+    PartsAccumulator,
+    accumulator_of,
+    first_part,
+    merged,
+    parts_of,
+    wants_scatter,
 )
-from neuralcollapse.dealing import MOST_PARTS, Dealer, PartsAccumulator, first_part, merged
 from neuralcollapse.layers import LayerTap, check_layers
-from neuralcollapse.measurement import Measurement, conclude
+from neuralcollapse.measurement import Measurement, check_weighting, conclude, given_means
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice, check_integer
 from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
-from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
 from neuralcollapse.tap import FeatureTap, evaluating
 
 # Features, labels, and the number of each one's sequence where features are those of tokens.
@@ -39,8 +40,6 @@ Batches = Callable[[str], Iterable[Batch]]
 _FIRST = "measuring"
 # Features up to this many bytes are kept for a second look; beyond it the data is read again.
 _KEPT_BYTES = 1 << 30
-# A (d, d) scatter up to this many bytes is accumulated unless told otherwise: d = 5792.
-_SCATTER_BYTES = 1 << 28
 
 
 def measure(
@@ -132,7 +131,7 @@ def measure(
     check_loader("loader", loader)
     check_choice("global_mean", global_mean, ("class", "sample"))
     check_choice("pooling", pooling, ("mean", "flatten"))
-    _check_weighting(weighting)
+    check_weighting(weighting)
     if outsiders is not None:
         check_loader("outsiders", outsiders)
     if ignore_index is not None:
@@ -160,7 +159,7 @@ def measure(
         decided = None
         if means is not None:
             rows, dim = tap.weight.shape
-            given = _given_means(means, rows, dim, normalize).to(_home(tap))
+            given = given_means(means, rows, dim, normalize).to(_home(tap))
             decided = Decided(
                 given,
                 tap.weight,
@@ -228,171 +227,6 @@ def measure(
         return replace(measured, depth=layer_tap.profile(distributed=distributed))
 
 
-def measure_features(
-    features: Any,
-    labels: Any,
-    weight: Any = None,
-    bias: Any = None,
-    num_classes: int | None = None,
-    *,
-    normalize: bool = False,
-    global_mean: GlobalMean = "class",
-    weighting: Weighting | None = None,
-    means: Measurement | ClassStatistics | None = None,
-    outsiders: Any = None,
-    split: str | None = None,
-    scatter: bool | None = None,
-    jackknife: bool = False,
-) -> Measurement:
-    """Measure how collapsed features are; torch tensors or numpy arrays.
-
-    Args:
-        features: (N, d), floating point.
-        labels: (N,), integers in [0, K).
-        weight: (K, d), the classifier, or None.
-        bias: (K,), its bias, or None.
-        num_classes: K; by default the rows of `weight`, or the largest label plus one.
-        normalize: scale every feature to unit length first. Only accuracy and the classifier's
-            side of `nc4_disagreement` look at the raw features, as the network does.
-        global_mean: "class" (mean of class means) or "sample" (mean of all samples).
-        weighting: of the covariances within and between classes: "balanced" counts every class
-            alike, "samples" every sample, and None has the published mixture; see `nc1`.
-        means: whose class means decide in `nc4_disagreement`, such as those of the training set;
-            by default those of these features.
-        outsiders: (M, d), features of samples that belong to none of the classes, for
-            `nc5_orthogonality`.
-        split: what the data is, for the record, e.g. "train".
-        scatter: accumulate the (d, d) scatter. Without it `nc1` takes a second look at the features
-            in the K-1 directions of the class means, without any (d, d) array. By default up to
-            a width of 5792.
-        jackknife: also find 95 % intervals, by leaving out one of 20 parts of the data; see
-            `measure`.
-
-    Raises:
-        TypeError: if features are not floating point or labels are not integers.
-        ValueError: if shapes do not fit, there are no samples, a label is out of range, a value is
-            not finite, or the jackknife finds no class of two samples.
-
-    Example:
-        >>> features = [[1.0, 0.0], [3.0, 0.0], [-1.0, 1.0], [-3.0, -1.0]]
-        >>> round(measure_features(torch.tensor(features), torch.tensor([0, 0, 1, 1]))["nc1"], 6)
-        0.125
-    """
-    _check_weighting(weighting)
-    features = check_matrix("features", as_tensor("features", features)).detach()
-    labels = check_labels(as_tensor("labels", labels), len(features))
-    if not len(features):
-        raise ValueError("features must hold at least one sample, got none")
-    check_data("features", features)
-    if weight is not None:
-        weight = check_matrix(
-            "weight",
-            as_tensor("weight", weight),
-            rows=num_classes,
-            columns=features.shape[1],
-            why="num_classes and the width of the features",
-        ).detach()
-        check_finite("weight", weight)
-        weight = weight.to(features.device)
-    if bias is not None:
-        if weight is None:
-            raise ValueError("bias must come with a weight, got a bias alone; pass weight too")
-        bias = check_vector("bias", as_tensor("bias", bias), len(weight), "one per row of weight")
-        check_finite("bias", bias)
-        bias = bias.detach().to(features.device)
-    if num_classes is None:
-        num_classes = classes_in(labels) if weight is None else len(weight)
-    if outsiders is not None:
-        outsiders = check_matrix(
-            "outsiders",
-            as_tensor("outsiders", outsiders),
-            columns=features.shape[1],
-            why="the width of the features",
-        ).detach()
-        check_finite("outsiders", outsiders)
-        outsiders = directions(outsiders) if normalize else outsiders
-    shown = directions(features) if normalize else features
-    kept_scatter = wants_scatter(scatter, features.shape[1])
-    accumulator = _accumulator(
-        num_classes, features.shape[1], kept_scatter, features.device, 0 if jackknife else None
-    )
-    accumulator.update(shown, labels)
-    parts = _parts(accumulator)
-    statistics = merged(parts)
-    kept = [(features, labels, None)]
-    given = None
-    if means is not None:
-        given = _given_means(means, num_classes, features.shape[1], normalize).to(features.device)
-    look = second_look(
-        statistics,
-        weight,
-        bias,
-        kept,
-        normalize=normalize,
-        global_mean=global_mean,
-        weighting=weighting,
-        outsiders=outsiders,
-        means=given,
-        first_part=0 if jackknife else None,
-    )
-    return conclude(
-        statistics,
-        weight,
-        bias,
-        look,
-        normalize=normalize,
-        global_mean=global_mean,
-        weighting=weighting,
-        split=split,
-        layer=None,
-        dtype=features.dtype,
-        means_given=given is not None,
-        parts=parts if jackknife else (),
-        outsiders=outsiders,
-    )
-
-
-def wants_scatter(scatter: bool | None, dim: int) -> bool:
-    """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
-    return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
-
-
-def _given_means(
-    means: Measurement | ClassStatistics, num_classes: int, dim: int, normalize: bool
-) -> ClassStatistics:
-    """The statistics whose class means decide; an error where they cannot."""
-    statistics = means
-    if isinstance(means, Measurement):
-        statistics = means.statistics
-        if statistics is None:
-            raise ValueError(
-                "means must hold statistics, which a measurement read back lacks; pass the "
-                "measurement as measured, or ClassStatistics"
-            )
-        if (means.conventions.get("features", "raw") != "raw") != normalize:
-            raise ValueError(
-                f"means must be of features measured alike, got those of "
-                f"{means.conventions['features']} features for normalize={normalize}"
-            )
-    if not isinstance(statistics, ClassStatistics):
-        raise TypeError(
-            f"means must be a Measurement or ClassStatistics, got {type(means).__name__}"
-        )
-    if tuple(statistics.means.shape) != (num_classes, dim):
-        raise ValueError(
-            f"means must be of {num_classes} classes in {dim} dimensions, got "
-            f"{tuple(statistics.means.shape)}"
-        )
-    if not bool(statistics.seen.any()):
-        raise ValueError("means must be of at least one sample, got none")
-    return statistics
-
-
-def _check_weighting(weighting: Weighting | None) -> None:
-    if weighting is not None:
-        check_choice("weighting", weighting, ("balanced", "samples"))
-
-
 def _home(tap: FeatureTap) -> torch.device | str:
     """Where sums are kept: double precision is not to be had on every accelerator."""
     return "cpu" if tap.weight.device.type == "mps" else tap.weight.device
@@ -410,7 +244,7 @@ def _accumulate(
     """(statistics by part, features if few enough to keep, else the batches again, their type)."""
     num_classes, dim = tap.weight.shape
     scatter = wants_scatter(scatter, dim)
-    accumulator = _accumulator(num_classes, dim, scatter, _home(tap), first)
+    accumulator = accumulator_of(num_classes, dim, scatter, _home(tap), first)
     # What is decided needs the features as they are, and the statistics may not.
     dealer = None if first is None else Dealer(num_classes, first=first)
     kept: list[Batch] = []
@@ -435,21 +269,7 @@ def _accumulate(
         for part, own, their in dealer.rest():
             decided.update(own, their, part)
     again = None if isinstance(loader, Iterator) else batches("measuring decisions")
-    return _parts(accumulator), kept, again, dtype
-
-
-def _accumulator(
-    num_classes: int, dim: int, scatter: bool, home: torch.device | str, first: int | None
-) -> StatisticsAccumulator | PartsAccumulator:
-    """Of the data as a whole, or of its parts, which begin with the first one given."""
-    if first is None:
-        return StatisticsAccumulator(num_classes, dim, scatter=scatter, device=home)
-    return PartsAccumulator(num_classes, dim, scatter=scatter, device=home, first=first)
-
-
-def _parts(accumulator: StatisticsAccumulator | PartsAccumulator) -> list[ClassStatistics]:
-    found = accumulator.result()
-    return found if isinstance(found, list) else [found]
+    return parts_of(accumulator), kept, again, dtype
 
 
 def _sequences(features: Tensor, labels: Tensor, ignore_index: int | None) -> Tensor | None:

@@ -17,12 +17,18 @@ from neuralcollapse.checks import (
     check_vector,
     classes_in,
 )
-from neuralcollapse.dealing import MOST_PARTS, PartsAccumulator, first_part, merged, padded
+from neuralcollapse.dealing import (
+    MOST_PARTS,
+    PartsAccumulator,
+    first_part,
+    merged,
+    padded,
+    wants_scatter,
+)
 from neuralcollapse.feature_files import check_distinct, named, read_features
 from neuralcollapse.feature_files import shard_files as shard_files
 from neuralcollapse.jackknife import Interval
 from neuralcollapse.measurement import Measurement, conclude
-from neuralcollapse.measuring import wants_scatter
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.second_look import SecondLook, look_at_parts, totals_by_part
 from neuralcollapse.sphere import directions

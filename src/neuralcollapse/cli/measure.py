@@ -100,7 +100,7 @@ def measure(
 ) -> None:
     """Measure the features in files: print a table of metrics with their conventions."""
     from neuralcollapse.feature_files import read_features
-    from neuralcollapse.measuring import measure_features
+    from neuralcollapse.measuring_features import measure_features
     from neuralcollapse.shards import measure_shards
 
     check_out(out)
