@@ -99,6 +99,7 @@ def test_a_table_of_many_classes_draws_and_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(evaluation, "_DRAWN", DRAWN)
     drawn, reasons = evaluate(one, weight)
     assert drawn == pytest.approx(evaluate(one, weight)[0], rel=0, nan_ok=True)
+    assert "too many to solve for" in reasons["gnc2_energy_gap"]
     swept = {row.key for row in ROWS}
     for key, found in drawn.items():
         if key not in swept:

@@ -163,7 +163,9 @@ def _no_reference(key: str, num_seen: int, dim: int) -> str:
     if dim == 1:
         return f"one dimension has two directions, not {num_seen}"
     what, energy = _REFERENCES[key]
+    unknown = f"the {what} of {num_seen} directions in {dim} dimensions has no closed form"
+    if pairs_drawn(num_seen) is not None:
+        return f"{unknown}, and they are too many to solve for it"
     return (
-        f"the {what} of {num_seen} directions in {dim} dimensions has no closed form; "
-        f"reference_energy({num_seen}, {dim}, {energy}) solves for it once and keeps it"
+        f"{unknown}; reference_energy({num_seen}, {dim}, {energy}) solves for it once and keeps it"
     )
