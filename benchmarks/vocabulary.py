@@ -4,8 +4,9 @@
     python benchmarks/vocabulary.py --memory [--classes 1000000] [--dim 256]
 
 Time: processor seconds of an update without scatter, in float32, over those of `index_add_` of the
-same batch, into a float32 matrix and into sums of the accumulator's own type, on one thread, in
-turns, once every class has been seen; the median of the ratios and of the seconds. Labels are drawn
+same batch, into a float32 matrix and into sums of the accumulator's own type (float32 unless told
+otherwise), on one thread, in turns, once every class has been seen; the median of the ratios and of
+the seconds, and the ratio of all seconds together. Labels are drawn
 by Zipf's law, as words are, and once uniformly. Memory: the most that the process holds while it
 updates and finds the result, above what it held before.
 """
@@ -42,7 +43,7 @@ def tokens(kind: str, num_classes: int, count: int, generator: torch.Generator) 
     return torch.multinomial(share, count, replacement=True, generator=generator)
 
 
-def times(num_classes: int, dim: int, count: int, dtype: torch.dtype) -> None:
+def times(num_classes: int, dim: int, count: int, dtype: torch.dtype, steps: int) -> None:
     """Print the ratios."""
     generator = torch.Generator().manual_seed(0)
     for kind in ("zipf", "uniform"):
@@ -54,7 +55,7 @@ def times(num_classes: int, dim: int, count: int, dtype: torch.dtype) -> None:
             single.index_add_(0, labels, features)
             same.index_add_(0, labels, features.to(dtype))
         took: dict[str, list[float]] = {"ours": [], "single": [], "same": []}
-        for step in range(35):
+        for step in range(steps):
             labels = tokens(kind, num_classes, count, generator)
             features = torch.randn(count, dim, generator=generator)
             tasks = {
@@ -70,10 +71,12 @@ def times(num_classes: int, dim: int, count: int, dtype: torch.dtype) -> None:
             name: median([a / b for a, b in zip(took["ours"], took[name], strict=True)])
             for name in ("single", "same")
         }
+        overall = sum(took["ours"]) / sum(took["single"])
         print(
             f"{kind:<8} sums in {str(dtype).removeprefix('torch.')}: update "
             f"{1e3 * median(took['ours']):.1f} ms; index_add_ into float32 "
-            f"{1e3 * median(took['single']):.1f} ms, ratio {ratios['single']:.2f}; into the same "
+            f"{1e3 * median(took['single']):.1f} ms, ratio {ratios['single']:.2f} "
+            f"(overall {overall:.2f}); into the same "
             f"{1e3 * median(took['same']):.1f} ms, ratio {ratios['same']:.2f}"
         )
 
@@ -100,13 +103,17 @@ def main() -> None:
     parser.add_argument("--dim", type=int)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--dtype", choices=["float32", "float64"])
+    parser.add_argument("--steps", type=int, default=65)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread")
-    task, classes, dim = (memory, 1_000_000, 256) if options.memory else (times, 30_000, 768)
-    for name in [options.dtype] if options.dtype else ["float64", "float32"][options.memory :]:
+    for name in [options.dtype] if options.dtype else ["float32", "float64"][: 2 - options.memory]:
         dtype = getattr(torch, name)
-        task(options.classes or classes, options.dim or dim, options.tokens, dtype)
+        if options.memory:
+            memory(options.classes or 1_000_000, options.dim or 256, options.tokens, dtype)
+        else:
+            sizes = options.classes or 30_000, options.dim or 768, options.tokens
+            times(*sizes, dtype, options.steps)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,9 +142,9 @@ def test_squares_that_overflow_are_reported(scatter: bool) -> None:
 
 
 @pytest.mark.parametrize("distance", [1.0, 1e2, 1e4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64])
 def test_without_scatter_a_first_sample_apart_costs_few_digits(
-    distance: float, dtype: torch.dtype
+    distance: float, dtype: torch.dtype | None
 ) -> None:
     """The anchor is the outlier: its own square is most of the spread, and bounds what is lost."""
     generator = torch.Generator().manual_seed(0)
@@ -152,10 +153,37 @@ def test_without_scatter_a_first_sample_apart_costs_few_digits(
     labels = torch.zeros(1000, dtype=torch.int64)
     light = accumulated(in_batches(features, labels, 64), 1, scatter=False, dtype=dtype)
     truth = two_passes(features, labels, 1)
-    # n + 1 roundings of 6e-8, one a sample, at random: times the root of n. Sums in float32 add
-    # theirs, of the same size, at every sample.
-    bound = 4e-6 if dtype == torch.float64 else 1e-4
-    torch.testing.assert_close(light.spread, truth.spread, rtol=bound, atol=0)
+    # n + 1 roundings of 6e-8, one a sample, at random: times the root of n. After 64 samples the
+    # anchor lies at the mean, and the others' are small, as are those of sums in float32.
+    torch.testing.assert_close(light.spread, truth.spread, rtol=4e-6, atol=0)
+
+
+@pytest.mark.parametrize("batch", [512, 60_000])
+@pytest.mark.parametrize("deviation", [1.0, 1e-5])
+def test_without_scatter_a_long_stream_does_not_drift(batch: int, deviation: float) -> None:
+    """Sums are in float32, and their anchors move: 30,000 rows a class, a mean of size 5."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60_000) % 2
+    means = 5 * torch.randn(2, 8, generator=generator)
+    features = means[labels] + deviation * torch.randn(60_000, 8, generator=generator)
+    light = accumulated(in_batches(features, labels, batch), 2, scatter=False)
+    truth = two_passes(features, labels, 2)
+    torch.testing.assert_close(light.spread, truth.spread, rtol=2e-7, atol=0)
+    # In deviations: the first block rounds as its sum grows, what follows hardly at all.
+    error = float((light.means - truth.means).abs().max()) / deviation
+    assert error < 3e-7
+
+
+def test_without_scatter_anchors_move_for_the_classes_that_grow() -> None:
+    """Widths and numbers of classes at which anchors are looked for in the midst of batches."""
+    generator = torch.Generator().manual_seed(0)
+    share = 1 / torch.arange(1, 301)
+    labels = torch.multinomial(share, 20_000, replacement=True, generator=generator)
+    features = 10 * torch.randn(300, 5, generator=generator)[labels]
+    features += torch.randn(20_000, 5, generator=generator)
+    light = accumulated(in_batches(features, labels, 100), 300, scatter=False)
+    # Anchors of rare classes are samples, some 3 deviations away: see above.
+    assert_same(light, replace(two_passes(features, labels, 300), scatter=None), 4e-6)
 
 
 def test_without_scatter_equal_samples_have_no_spread() -> None:

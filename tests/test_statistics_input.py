@@ -211,9 +211,12 @@ BAD_INPUT: dict[str, tuple[Any, Any, type[Exception], list[str]]] = {
 
 @pytest.mark.parametrize("name", BAD_INPUT)
 @pytest.mark.parametrize("fresh", [True, False])
-def test_bad_input_is_named_and_leaves_the_accumulator_as_it_was(name: str, fresh: bool) -> None:
+@pytest.mark.parametrize("scatter", [True, False])
+def test_bad_input_is_named_and_leaves_the_accumulator_as_it_was(
+    name: str, fresh: bool, scatter: bool
+) -> None:
     features, labels, error, fragments = BAD_INPUT[name]
-    accumulator = StatisticsAccumulator(2, 3)
+    accumulator = StatisticsAccumulator(2, 3, scatter=scatter)
     if not fresh:
         accumulator.update(torch.eye(5, 3), torch.tensor([0, 0, 1, 1, 0]))
     before = accumulator.result()
@@ -228,9 +231,23 @@ def test_bad_input_is_named_and_leaves_the_accumulator_as_it_was(name: str, fres
     assert accumulator.num_samples == before.num_samples + 4
     assert_same(
         accumulator.result(),
-        before.merge(ClassStatistics.from_features(good, GOOD_LABELS, 2)),
+        before.merge(ClassStatistics.from_features(good, GOOD_LABELS, 2, scatter=scatter)),
         1e-6,
     )
+
+
+@pytest.mark.parametrize("row", [0, 4095, 4096, 9_999])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_large_batch_that_is_not_finite_is_refused_as_a_whole(row: int, value: float) -> None:
+    """Wherever the row lies: batches are taken in parts, and none of them may stay."""
+    accumulator = StatisticsAccumulator(2, 3, scatter=False)
+    accumulator.update(torch.eye(5, 3), torch.tensor([0, 0, 1, 1, 0]))
+    before = accumulator.result()
+    features = torch.ones(10_000, 3)
+    features[row, 1] = value
+    with pytest.raises(ValueError, match=rf"features must be finite.*in 1 of.*row {row}\)"):
+        accumulator.update(features, torch.zeros(10_000, dtype=torch.int64))
+    assert_same(accumulator.result(), before, 0)
 
 
 @pytest.mark.parametrize(

@@ -14,29 +14,18 @@ from torch import Tensor
 
 from neuralcollapse.checks import (
     check_data,
-    check_finite,
     check_label_range,
     check_labels,
     check_matrix,
 )
 from neuralcollapse.files import read_tensors, write_tensors
-from neuralcollapse.gram import add_gram, mirrored
 from neuralcollapse.precision import FullPrecision
+from neuralcollapse.running_sums import RunningScatter, RunningSquares
 from neuralcollapse.scalars import check_choice, check_integer
 
 GlobalMean = Literal["class", "sample"]
 
 _FORMAT = "neuralcollapse.ClassStatistics.1"
-# Numbers in a block of rows that is worked on at a time, and the fewest and most rows of one: the
-# residuals stay in the processor's cache.
-_BLOCK_NUMBERS = 1 << 19
-_LEAST_ROWS, _MOST_ROWS = 256, 4096
-# Rows of one where squares alone are summed.
-_LIGHT_ROWS = 512
-# Classes finished at a time.
-_RESULT_ROWS = 1 << 16
-# Rows whose products are summed in single precision before they go into the double sum.
-_FLUSH_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,21 +283,6 @@ def _misfit(counts: Tensor, means: Tensor, spread: Tensor, scatter: Tensor | Non
     return "spread must not be negative" if bool((spread < 0).any()) else None
 
 
-class _BlockBuffers:
-    """Room for one block of rows, used again by the next: fresh memory costs time."""
-
-    def __init__(self, anchors: Tensor, offsets: Tensor, rows: int, *, means: bool):
-        shape = rows, anchors.shape[1]
-        self.residuals = anchors.new_empty(shape)
-        self.before, self.after = (anchors.new_empty(shape if means else 0) for _ in range(2))
-        same = anchors.dtype == offsets.dtype
-        self.sums = self.residuals if same and not means else offsets.new_empty(shape)
-
-    def fit(self, anchors: Tensor, rows: int) -> bool:
-        """Whether these hold so many rows of this type."""
-        return len(self.residuals) >= rows and self.residuals.dtype == anchors.dtype
-
-
 class StatisticsAccumulator:
     """Builds `ClassStatistics` from batches, in place and in one pass.
 
@@ -322,9 +296,10 @@ class StatisticsAccumulator:
     so nothing cancels: a within-class deviation of 1e-5 beside means of size 30 keeps its digits
     in float32, whichever sample came first. Without scatter, squares are taken of residuals to the
     anchors and moved to the means by `result`, which is several times faster; a class whose anchor
-    lies apart from its other n samples loses at most log10(n) of its digits. Only rows of classes
-    in the batch are touched; no one-hot matrix, no K x K array and no copy of a K x d array is
-    made.
+    lies apart from its other n samples loses at most log10(n) of its digits. Anchors move to the
+    means of their classes there as these grow, so that sums in the precision of the features are
+    enough. Only rows of classes in the batch are touched; no one-hot matrix, no K x K array and no
+    copy of a K x d array is made.
 
     Half-precision features are worked on in float32, float64 features in float64. On a GPU
     nothing waits for the device: labels out of range and features that are not finite are
@@ -334,8 +309,9 @@ class StatisticsAccumulator:
         num_classes: K, at least 1.
         dim: d, the width of the features.
         scatter: also accumulate the (d, d) scatter, which `nc1` needs.
-        dtype: type of the running sums, float64 (default) or float32 for half the memory. Results
-            are in float64 either way.
+        dtype: type of the running sums, float64 or float32 for half the memory. By default float64
+            with scatter or on a GPU, and else that in which the features are worked on. Results are
+            in float64 either way.
         device: where the sums are kept; batches are moved there.
 
     Example:
@@ -352,14 +328,13 @@ class StatisticsAccumulator:
         dim: int,
         *,
         scatter: bool = True,
-        dtype: torch.dtype = torch.float64,
+        dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.dim = check_integer("dim", dim, 1)
-        if dtype not in (torch.float32, torch.float64):
+        if dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-        self.dtype = dtype
         try:
             self.device = torch.empty(0, device=device).device
         except (AssertionError, RuntimeError, TypeError) as error:
@@ -368,25 +343,14 @@ class StatisticsAccumulator:
         if self.device.type == "meta":
             raise ValueError("device must hold data, got the meta device; sums need memory")
 
-        def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=self.device)
-
-        self._counts = zeros(self.num_classes, dtype=torch.int64)
-        self._offsets = zeros(self.num_classes, self.dim)  # sums of residuals to the anchors
-        self._spread = zeros(self.num_classes)
-        self._scatter = zeros(self.dim, self.dim) if scatter else None
-        # In the working precision, made when the first batch tells which that is. The anchors
-        # have one row more, which takes the writes of samples that are not a class's first.
-        self._anchors: Tensor | None = None
-        self._pending: Tensor | None = None
-        self._pending_rows = 0
-        self._buffers: _BlockBuffers | None = None
-        self._bad = zeros(2, dtype=torch.int64)  # samples not finite, labels out of range
+        kind = RunningScatter if scatter else RunningSquares
+        self._sums = kind(self.num_classes, self.dim, dtype=dtype, device=self.device)
+        self._bad = torch.zeros(2, dtype=torch.int64, device=self.device)  # not finite, no class
 
     @property
     def num_samples(self) -> int:
         """N so far, over all classes. Waits for a GPU."""
-        return int(self._counts.sum())
+        return int(self._sums.counts.sum())
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
@@ -403,22 +367,11 @@ class StatisticsAccumulator:
         check_data("labels", labels)
         features, labels = features.detach().to(self.device), labels.to(self.device)
         if self.device.type == "cpu":
-            check_finite("features", features)
             check_label_range(labels, self.num_classes)
         else:
             features, labels = self._defer_checks(features, labels)
-        anchors = self._choose_precision(features.dtype)
-        if self._scatter is None:
-            self._add_squares(anchors, features, labels)
-            return
-        with FullPrecision(self.device.type):
-            rows = min(max(_BLOCK_NUMBERS // self.dim, _LEAST_ROWS), _MOST_ROWS)
-            if self.device.type != "cpu":  # a launch costs more there than the cache gains
-                rows = _MOST_ROWS
-            buffers = self._room_for(anchors, min(rows, len(features)))
-            for start in range(0, len(features), rows):
-                stop = start + rows
-                self._add_block(anchors, features[start:stop], labels[start:stop], buffers)
+        if len(features):
+            self._sums.update(features, labels)
 
     def merge(self, other: "StatisticsAccumulator | ClassStatistics") -> ClassStatistics:
         """The statistics so far merged with others; see `ClassStatistics.merge`."""
@@ -430,142 +383,16 @@ class StatisticsAccumulator:
     def result(self) -> ClassStatistics:
         """The statistics of all batches so far; more batches may follow."""
         self._raise_deferred()
-        self._flush()
         # In double even where the sums are single: means of 30 in float32 would not hold the gaps
-        # of 1e-6 between parts that `merge` needs. (Apple's accelerator has no double.)
-        wide = self.dtype if self.device.type == "mps" else torch.float64
-        spread = self._spread.to(wide, copy=True)
-        means = self._offsets.to(wide, copy=True)
-        # Some rows at a time: mixed types are converted as a whole first.
-        for start in range(0, self.num_classes, _RESULT_ROWS):
-            rows = slice(start, start + _RESULT_ROWS)
-            part, counts = means[rows], self._counts[rows]
-            part /= counts[:, None]  # nan where never seen
-            if self._scatter is None:
-                lengths = torch.linalg.vector_norm(part, dim=1).nan_to_num(0.0)
-                spread[rows].sub_(counts * lengths.square()).clamp_(min=0)
-            if self._anchors is not None:
-                part += self._anchors[:-1][rows]
+        # of 1e-6 between parts that `merge` needs.
+        means, spread = self._sums.means(), self._sums.spread()
         if not bool(torch.isfinite(spread).all()):
-            single = self._anchors is not None and self._anchors.dtype == torch.float32
+            single = self._sums.working_dtype == torch.float32
             raise ValueError(
                 "features must be small enough for their squares, got a sum that overflows; "
                 "scale them down" + (" or pass them in float64" if single else "")
             )
-        scatter = self._scatter
-        if scatter is not None:
-            scatter = mirrored(scatter.to(wide))
-        return ClassStatistics(self._counts.clone(), means, spread, scatter)
-
-    def _add_squares(self, anchors: Tensor, features: Tensor, labels: Tensor) -> None:
-        """Without scatter: sums of residuals to the anchors, and of their squares.
-
-        An anchor is one of the class's n samples, so these squares are at most n + 1 times the
-        spread, and little cancels when `result` takes them to the mean.
-        """
-        rows = min(_LIGHT_ROWS, max(1, _BLOCK_NUMBERS // self.dim))
-        if self.device.type != "cpu":
-            rows = max(1, len(features))
-        buffers = self._room_for(anchors, min(rows, len(features)))
-        squares = anchors.new_empty(len(features))
-        for start in range(0, len(features), rows):
-            block, own = features[start : start + rows], labels[start : start + rows]
-            residuals = self._residuals(anchors, block, own, buffers)
-            self._counts.index_add_(0, own, torch.ones_like(own))
-            torch.linalg.vector_norm(residuals, dim=1, out=squares[start : start + rows])
-            self._add_offsets(own, residuals, buffers)
-        self._spread.index_add_(0, labels, squares.to(self.dtype).square_())
-
-    def _add_block(
-        self, anchors: Tensor, block: Tensor, labels: Tensor, buffers: _BlockBuffers
-    ) -> None:
-        residuals = self._residuals(anchors, block, labels, buffers)
-        # A class at a time on the CPU; on a GPU, which is not to be waited for, a sample at a time.
-        rows, places = labels, None
-        if self.device.type == "cpu":
-            rows, places = torch.unique(labels, return_inverse=True)
-        num_before, before = self._mean_residuals(rows, buffers.before, buffers.sums)
-        self._counts.index_add_(0, labels, torch.ones_like(labels))
-        self._add_offsets(labels, residuals, buffers)
-        num_after, centres = self._mean_residuals(rows, buffers.after, buffers.sums)
-        share = (num_before / num_after).sqrt_()[:, None]
-        centres.add_(before.mul_(share)).div_(1 + share)
-        if places is not None:
-            centres = torch.index_select(centres, 0, places, out=buffers.before[: len(block)])
-        residuals.sub_(centres)
-
-        if self._pending is not None:
-            add_gram(self._pending, residuals)
-            self._pending_rows += len(block)
-            if self._pending_rows >= _FLUSH_ROWS:
-                self._flush()
-        squares = torch.linalg.vector_norm(residuals, dim=1).to(self.dtype).square_()
-        self._spread.index_add_(0, labels, squares)
-
-    def _add_offsets(self, labels: Tensor, residuals: Tensor, buffers: _BlockBuffers) -> None:
-        if residuals.dtype != self.dtype:
-            residuals = buffers.sums[: len(residuals)].copy_(residuals)
-        self._offsets.index_add_(0, labels, residuals)
-
-    def _room_for(self, anchors: Tensor, rows: int) -> _BlockBuffers:
-        """Buffers for so many rows, those of the last update if they will do."""
-        if self._buffers is None or not self._buffers.fit(anchors, rows):
-            means = self._scatter is not None
-            self._buffers = _BlockBuffers(anchors, self._offsets, rows, means=means)
-        return self._buffers
-
-    def _residuals(
-        self, anchors: Tensor, block: Tensor, labels: Tensor, buffers: _BlockBuffers
-    ) -> Tensor:
-        """(B, d), to the anchors; where a class is new, one of its samples becomes the anchor."""
-        block = block.to(anchors.dtype)
-        first = self._counts.index_select(0, labels) == 0
-        if self.device.type == "cpu":
-            new = first.nonzero().squeeze(1)
-            if len(new):
-                own = block if len(new) == len(block) else block.index_select(0, new)
-                anchors.index_copy_(0, labels.index_select(0, new), own)
-        else:  # without waiting for how many are new
-            anchors.index_copy_(0, torch.where(first, labels, self.num_classes), block)
-        residuals = buffers.residuals[: len(block)]
-        torch.index_select(anchors, 0, labels, out=residuals)
-        return torch.sub(block, residuals, out=residuals)
-
-    def _mean_residuals(self, rows: Tensor, out: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """(R,) counts so far and (R, d) mean residuals so far, of the classes in `rows`."""
-        counts = self._counts.index_select(0, rows).to(out.dtype)
-        means = out[: len(rows)]
-        if sums.dtype == out.dtype:
-            torch.index_select(self._offsets, 0, rows, out=means)
-        else:
-            means.copy_(torch.index_select(self._offsets, 0, rows, out=sums[: len(rows)]))
-        return counts, means.div_(counts.clamp(min=1)[:, None])
-
-    def _choose_precision(self, dtype: torch.dtype) -> Tensor:
-        """The anchors, set up or widened to the working precision for features of this type."""
-        working = torch.promote_types(dtype, torch.float32)
-        if self._anchors is None:
-            shape = (self.num_classes + 1, self.dim)
-            self._anchors = torch.zeros(shape, dtype=working, device=self.device)
-        elif torch.promote_types(working, self._anchors.dtype) != self._anchors.dtype:
-            self._flush()
-            self._anchors = self._anchors.to(working)
-            self._pending = None
-        if self._scatter is not None and self._pending is None:
-            same = self._anchors.dtype == self.dtype
-            self._pending = (
-                self._scatter
-                if same
-                else torch.zeros_like(self._scatter, dtype=self._anchors.dtype)
-            )
-        return self._anchors
-
-    def _flush(self) -> None:
-        if self._pending is not None and self._scatter is not None:
-            if self._pending is not self._scatter:
-                self._scatter += self._pending
-                self._pending.zero_()
-            self._pending_rows = 0
+        return ClassStatistics(self._sums.counts.clone(), means, spread, self._sums.scatter())
 
     def _defer_checks(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Count bad samples on the device without waiting for it, and make them harmless."""
