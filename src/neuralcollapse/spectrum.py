@@ -6,8 +6,8 @@ from torch import Tensor
 # A Gram matrix squares the singular values: down to this share of the largest, squared, the least
 # of them keep nine digits.
 _LEAST_EIGENVALUE = 1e-6
-# Rounding of features to single precision moves their means in every direction by some 0.3 / sqrt(d)
-# of it, and the operations that made the features by as much again; with room to spare.
+# Rounding of features to single precision moves their means by some 0.3 / sqrt(d) of it in every
+# direction, and the operations that made the features by as much again; with room to spare.
 _SPACING = 4 * torch.finfo(torch.float32).eps
 
 
