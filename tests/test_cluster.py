@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -138,3 +139,31 @@ def test_the_command_takes_the_engine(
     result = json.loads(capsys.readouterr().out)
     assert result["num_samples"] == 60 + 61 + 62
     assert len(result["files"]) == 3
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_an_address_where_nobody_listens_is_refused_at_once(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as free:  # bound, and never listening
+        free.bind(("127.0.0.1", 0))
+        address = form.format(free.getsockname()[1])
+        with pytest.raises(
+            ConnectionError, match=rf"got '{address}' .*refused.*`ray start --head`"
+        ):
+            measure_shards_on_ray(shards(tmp_path, 2), address=address)
+    with pytest.raises(ConnectionError, match=r"got 'ray://127\.0\.0\.1:port'"):
+        measure_shards_on_ray(shards(tmp_path, 2), address="ray://127.0.0.1:port")
+
+
+def test_a_cluster_that_lets_nobody_in_says_what_it_may_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(**_: Any) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuses)
+    with pytest.raises(ConnectionError, match=r"timeout.*RAY_AUTH_MODE=token"):
+        measure_shards_on_ray(shards(tmp_path, 2), address="auto")

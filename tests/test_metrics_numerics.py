@@ -172,3 +172,25 @@ def test_angles_that_hardly_vary_are_taken_pair_by_pair() -> None:
     # Cosines near 1 are rounded by 1e-16, their differences here are 1e-12.
     assert float(equiangle(near)) == pytest.approx(float(gaps.std(correction=0)), rel=1e-3)
     assert float(equiangle(torch.as_tensor(simplex_vertices(8, 7)))) < 1e-14
+
+
+def test_what_a_layer_normalisation_takes_out_does_not_count() -> None:
+    """More classes than dimensions behind it: in single precision as in double."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(1200) % 40
+    inputs = (
+        torch.randn(1200, 16, generator=generator)
+        + torch.randn(40, 16, generator=generator)[labels]
+    )
+    scale, shift = torch.rand(2, 16, generator=generator) + 0.5
+    single, double = (
+        ClassStatistics.from_features(
+            torch.nn.functional.layer_norm(inputs.to(t), (16,), scale.to(t), shift.to(t)),
+            labels,
+            40,
+        )
+        for t in (torch.float32, torch.float64)
+    )
+    # 24 bits of the features, and scatter in single precision; it was 10^6 times as large.
+    assert float(nc.nc1(single)) == pytest.approx(float(nc.nc1(double)), rel=1e-5)
+    assert float(nc.vci(single)) == pytest.approx(float(nc.vci(double)), rel=1e-5)

@@ -7,9 +7,11 @@ that no file counts twice or not at all.
 
 import copy
 import logging
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean
 _FAN_IN = 4
 # Workers that may die under one task before that is an error: a file may be too large for any.
 _RETRIES = 5
+# Until a machine answers.
+_SECONDS = 10.0
 
 
 def measure_shards_on_ray(
@@ -60,8 +64,8 @@ def measure_shards_on_ray(
         bias: (K,), its bias, or None.
         num_classes: K; by default the rows of `weight`, or the largest label plus one.
         address: of a cluster: "auto" for the one on this machine, "host:port" for one that this
-            machine has joined, or "ray://host:port"; None uses the one that `ray.init` has
-            connected to, or starts one on this machine and ends it.
+            machine has joined, or "ray://host:port" for any (needs ray[client]); None uses the one
+            that `ray.init` has connected to, or starts one on this machine and ends it.
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: as of `measure_shards`.
@@ -73,6 +77,7 @@ def measure_shards_on_ray(
     Raises:
         ImportError: if ray cannot be imported.
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
+        ConnectionError: if there is no cluster at the address, or it does not let this process in.
     """
     paths = check_distinct(files)
     try:
@@ -85,7 +90,15 @@ def measure_shards_on_ray(
     started = not ray.is_initialized()
     if started:
         options: dict[str, Any] = {} if address else {"include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        _check_answers(address)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"address must be of a Ray cluster that lets this process in, got {address!r} "
+                f"({error}); if the cluster asks for a token, set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN where the token is not in ~/.ray/auth_token"
+            ) from None
     try:
         reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
         return _measured(
@@ -102,6 +115,20 @@ def measure_shards_on_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """That somebody listens there, before Ray tries for minutes."""
+    named_place = urlsplit(address if address and "://" in address else f"//{address or ''}")
+    try:
+        host, port = named_place.hostname, named_place.port
+        if host and port:
+            socket.create_connection((host, port), timeout=_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"address must be of a Ray cluster that is running, got {address!r} ({error}); "
+            "is `ray start --head` running there, and is this its port?"
+        ) from None
 
 
 def _measured(

@@ -6,14 +6,18 @@ from torch import Tensor
 # A Gram matrix squares the singular values: down to this share of the largest, squared, the least
 # of them keep nine digits.
 _LEAST_EIGENVALUE = 1e-6
+# Rounding of features to single precision moves their means by some 0.3 / sqrt(d) of it in every
+# direction, and the operations that made the features by as much again; with room to spare.
+_SPACING = 4 * torch.finfo(torch.float32).eps
 
 
 def mean_spectrum(centred: Tensor, uncentred: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values (R,) and directions (R, d) of centred means, those of rounding left out.
 
     R is K-1 for means in general position, or d where that is less, and 0 for fewer than two or
-    coinciding ones. Where no direction is nearly lost they come from the Gram matrix, in less than
-    half of the time.
+    coinciding ones. Means of more than d features behind a layer normalisation have d-1: it takes
+    one direction out, in which what is left is the rounding of single precision. Where no
+    direction is nearly lost they come from the Gram matrix, in less than half of the time.
 
     Args:
         centred: (K, d) float64, any multiple of the means less their centre by row.
@@ -23,8 +27,10 @@ def mean_spectrum(centred: Tensor, uncentred: Tensor) -> tuple[Tensor, Tensor]:
     if num_means < 2:
         return centred.new_zeros(0), centred.new_zeros(0, dim)
     rank = min(num_means - 1, dim)
-    # A direction below the rounding of the means themselves, offset included, is not there.
-    rounding = max(num_means, dim) * torch.finfo(torch.float64).eps * uncentred.double().norm()
+    # A direction below the rounding of the means, or of what they are means of, offset included,
+    # is not there.
+    spacing = max(max(num_means, dim) * torch.finfo(torch.float64).eps, _SPACING / dim**0.5)
+    rounding = spacing * uncentred.double().norm()
     wide = num_means <= dim
     values, vectors = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -408,17 +410,53 @@ def test_a_weight_that_is_asked_for_and_not_there() -> None:
         one.compute()
 
 
-def test_drawing() -> None:
+def test_drawing_needs_matplotlib() -> None:
     one = metric(metrics=["nc1", "cdnv"])
     one.update(FEATURES, LABELS)
-    try:
-        import matplotlib  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is not None:
+        pytest.skip("it is here")
+    for drawn in (one, metric(metrics="nc1")):
         with pytest.raises(ModuleNotFoundError, match="matplotlib"):
-            one.plot()
-    else:
-        figure, _ = one.plot([one.compute(), one.compute()])
+            drawn.plot(one.compute() if drawn is one else torch.tensor(0.5))
+
+
+@pytest.fixture
+def pyplot() -> Iterator[Any]:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    module = pytest.importorskip("matplotlib.pyplot")
+    yield module
+    module.close("all")
+
+
+def test_several_metrics_are_drawn_in_a_panel_each(pyplot: Any) -> None:
+    keys = ["nc1", "effective_rank", "cdnv", "vci", "gnc2_margin"]
+    one = metric(weight=None, metrics=keys)
+    one.update(FEATURES, LABELS)
+    present = one.compute()
+    for given, steps in ((None, 1), (present, 1), ([present] * 3, 3)):
+        figure, panels = one.plot(given)
         assert figure is not None
+        assert [panel.get_title() for panel in panels] == keys
+        for panel, key in zip(panels, keys, strict=True):
+            curve, collapse = panel.get_lines()
+            assert list(curve.get_ydata()) == [float(present[key])] * steps
+            wanted = next(row for row in METRICS if row.key == key).at_collapse
+            wanted = wanted(one.num_classes, one.dim) if callable(wanted) else wanted
+            assert set(collapse.get_ydata()) == {wanted}
+    _, axes = pyplot.subplots()
+    assert one.plot([present] * 2, ax=axes) == (None, axes)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == keys
+
+
+def test_one_metric_and_a_collection_are_drawn_under_their_names(pyplot: Any) -> None:
+    several = MetricCollection({key: metric(metrics=key) for key in ("nc1", "cdnv")})
+    several.update(FEATURES, LABELS)
+    drawn: Any = several.plot([several.compute()] * 2)
+    assert {axes.get_ylabel() for _, axes in drawn} == {"nc1", "cdnv"}
+    _, axes = metric(metrics="nc1").plot(torch.tensor(0.5))
+    assert axes.get_ylabel() == "nc1"
+    assert [float(line.get_ydata()[0]) for line in axes.get_lines()] == [0.5]
 
 
 def test_a_missing_package_names_the_extra() -> None:

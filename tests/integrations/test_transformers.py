@@ -344,11 +344,52 @@ def test_it_logs_train_and_evaluation_data(callback_class: Any) -> None:
     callback = callback_class(trainer, metrics=["nc1", "accuracy"])
     trainer.train(callback)
     train, evaluation = trainer.logged
-    assert [*train] == ["collapse/train/nc1", "collapse/train/accuracy"]
-    assert [*evaluation] == ["collapse/eval/nc1", "collapse/eval/accuracy"]
+    assert [*train] == ["collapse/nc1", "collapse/accuracy"]
+    assert [*evaluation] == ["eval_collapse/nc1", "eval_collapse/accuracy"]
     wanted = measure_transformer(trainer.model, language_batches())
-    assert train["collapse/train/nc1"] == pytest.approx(wanted["nc1"])
+    assert train["collapse/nc1"] == pytest.approx(wanted["nc1"])
     assert callback.latest["train"].counts == wanted.counts
+
+
+def test_loaders_are_named_as_the_trainer_names_its_own(callback_class: Any) -> None:
+    trainer = Trainer()
+    loaders = dict.fromkeys(("train", "eval", "test", "probe"), language_batches())
+    trainer.train(callback_class(trainer, loaders=loaders, metrics=["nc1"]))
+    wanted = ["collapse/nc1", "eval_collapse/nc1", "test_collapse/nc1", "collapse/probe/nc1"]
+    assert [key for row in trainer.logged for key in row] == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_tells_training_from_evaluation_data(tmp_path: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore
+        EventAccumulator,
+    )
+
+    from neuralcollapse.integrations.transformers import CollapseCallback
+
+    config = transformers.GPT2Config(
+        vocab_size=WORDS, n_positions=16, n_embd=8, n_layer=1, n_head=2
+    )
+    rows = [{"input_ids": row, "labels": row} for row in TOKENS]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=2, report_to=["tensorboard"], use_cpu=True
+    )
+    trainer = transformers.Trainer(
+        transformers.GPT2LMHeadModel(config), arguments, train_dataset=rows, eval_dataset=rows
+    )
+    callback = CollapseCallback(trainer)
+    trainer.add_callback(callback)
+    trainer.train()
+    (file,) = tmp_path.rglob("events*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    for tag, name in (("train/collapse/nc1", "train"), ("eval/collapse/nc1", "eval")):
+        first, last = events.Scalars(tag)
+        assert first.step < last.step
+        assert last.value == pytest.approx(callback.latest[name]["nc1"], rel=1e-6)
 
 
 def test_without_a_trainer_the_history_keeps_it(callback_class: Any) -> None:
@@ -357,7 +398,7 @@ def test_without_a_trainer_the_history_keeps_it(callback_class: Any) -> None:
     (row,) = trainer.state.log_history
     assert row["step"] == 0
     assert row["epoch"] == pytest.approx(1, abs=1e-3)
-    assert "collapse/train/nc1" in row
+    assert "collapse/nc1" in row
 
 
 @pytest.mark.parametrize(
@@ -383,9 +424,9 @@ def test_layers_are_logged_by_name(callback_class: Any) -> None:
     depth = callback.latest["train"].depth
     assert trainer.logged == [
         {
-            "collapse/train/nc1": callback.latest["train"]["nc1"],
-            "collapse/train/layers/body.embed/nc1": depth.layers[0].metrics["nc1"],
-            "collapse/train/layers/body.mix/nc1": depth.layers[1].metrics["nc1"],
+            "collapse/nc1": callback.latest["train"]["nc1"],
+            "collapse/layers/body.embed/nc1": depth.layers[0].metrics["nc1"],
+            "collapse/layers/body.mix/nc1": depth.layers[1].metrics["nc1"],
         }
     ]
 
@@ -403,7 +444,7 @@ def test_options_are_those_of_measuring(callback_class: Any) -> None:
     trainer.train(callback)
     wanted = measure_transformer(trainer.model, language_batches(), split="train", **options)
     assert callback.latest["train"].to_dict() == wanted.to_dict()
-    assert "collapse/train/nc5_orthogonality" in trainer.logged[0]
+    assert "collapse/nc5_orthogonality" in trainer.logged[0]
 
 
 def test_of_rounding_it_warns_once(callback_class: Any) -> None:
@@ -462,7 +503,7 @@ def test_under_the_trainer_of_transformers(tmp_path: Any) -> None:
     trainer.add_callback(CollapseCallback(trainer))
     trainer.train()
     logged = {key for row in trainer.state.log_history for key in row}
-    assert {"collapse/train/nc1", "collapse/eval/nc1"} <= logged
+    assert {"collapse/nc1", "eval_collapse/nc1"} <= logged
 
 
 @pytest.mark.parametrize(

@@ -185,12 +185,17 @@ def effective_rank(rows: np.ndarray) -> float:
 
 def subspace_cosine(weight: np.ndarray, centred: np.ndarray) -> float:
     """Mean cosine of the principal angles, by scipy; a missing direction is a right angle."""
-    rows = weight - weight.mean(0)
-    ranks = np.linalg.matrix_rank(rows), np.linalg.matrix_rank(centred)
-    if not min(ranks):
+    first, second = spanned(weight - weight.mean(0)), spanned(centred)
+    if not len(first) or not len(second):
         return math.nan
-    cosines = [math.cos(angle) for angle in scipy.linalg.subspace_angles(rows.T, centred.T)]
-    return sum(cosines) / max(ranks)
+    cosines = [math.cos(angle) for angle in scipy.linalg.subspace_angles(first.T, second.T)]
+    return sum(cosines) / max(len(first), len(second))
+
+
+def spanned(rows: np.ndarray) -> np.ndarray:
+    """A basis of what the rows span; a millionth of the largest is rounding of float32 rows."""
+    _, values, directions = np.linalg.svd(rows, full_matrices=False)
+    return directions[values > max(1e-6 * values[0], np.finfo(float).tiny)]
 
 
 def gaussian(rows: np.ndarray) -> float:

@@ -265,15 +265,37 @@ class NeuralCollapse(Metric):
         super().merge_state(incoming_state)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw one result of `compute`, a list of them, or by default the present one.
+        """Draw one result of `compute`, a list of them over their steps, or the present one.
+
+        One metric is a curve under its name, several are a panel each, since their scales differ;
+        broken lines are values at collapse. With `ax`, as `MetricCollection.plot` passes it, all
+        are drawn there.
 
         Returns:
-            (figure, axes) of matplotlib.
+            (figure, axes) of matplotlib, an array of axes for several metrics; figure is None
+            where `ax` is given.
 
         Raises:
             ModuleNotFoundError: if matplotlib is not installed.
         """
-        return self._plot(val, ax)
+        val = self.compute() if val is None else val
+        results = list(val) if isinstance(val, list | tuple) else [val]
+        curves = {
+            key: [float(result[key] if isinstance(result, dict) else result) for result in results]
+            for key in (results[0] if isinstance(results[0], dict) else self.metrics or ())
+        }
+        if ax is not None or len(curves) < 2:
+            figure, axes = self._plot(val, ax)
+            if len(curves) == 1:
+                axes.set_ylabel(*curves)
+            if figure is not None:
+                figure.tight_layout()
+            return figure, axes
+        return _panels(curves, {key: self._at_collapse(key) for key in curves})
+
+    def _at_collapse(self, key: str) -> float:
+        value = _ROWS[key].at_collapse
+        return value(self.num_classes, self.dim) if callable(value) else value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
         # Moves, but never rounds: counts and squares do not survive half precision.
@@ -318,6 +340,8 @@ class _Shared:
 
 _SPACINGS = {torch.finfo(dtype).eps: dtype for dtype in (torch.float16, torch.bfloat16)}
 _ROWS = {metric.key: metric for metric in METRICS}
+# Panels beside each other in a plot of several metrics.
+_COLUMNS = 4
 
 
 def _pack(statistics: ClassStatistics) -> Tensor:
@@ -342,3 +366,23 @@ def _merged(vectors: Tensor, num_classes: int, dim: int) -> Tensor:
     """The state of all data whose states are the rows."""
     parts = (_unpack(vector, num_classes, dim) for vector in vectors)
     return _pack(functools.reduce(ClassStatistics.merge, parts))
+
+
+def _panels(curves: dict[str, list[float]], at_collapse: dict[str, float]) -> Any:
+    """A figure with a panel for each curve, and its axes as an array."""
+    from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
+
+    columns = min(_COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(3 * columns, 2 * rows), sharex=True, squeeze=False
+    )
+    for panel, (key, values) in zip(axes.flat, curves.items(), strict=False):
+        panel.plot(values, marker="o", markersize=3)
+        panel.axhline(at_collapse[key], linestyle="--", linewidth=1, color="grey")
+        panel.set_title(key, fontsize="medium")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    for panel in axes.flat[len(curves) :]:
+        panel.set_axis_off()
+    figure.tight_layout()
+    return figure, axes.flat[: len(curves)]

@@ -46,12 +46,14 @@ class CollapseCallback(_Callback):
         trainer.add_callback(CollapseCallback(trainer))
 
     Measures what the Trainer trains and evaluates on by `measure_transformer`, in evaluation mode
-    and without gradients, and hands `collapse/train/nc1`, `collapse/eval/nc1` and so on, and the
-    accuracy, to the Trainer's `log`, which passes them to all its reporters. Metrics without a
-    value are left out. Of several processes, each measures its part and all log the result of the
-    whole; samples that accelerate repeats to fill the last batch count once. Models whose
-    parameters are sharded over processes cannot be measured. Where rounding to half precision
-    makes part of the collapse, that is warned of, once.
+    and without gradients, and hands `collapse/nc1` of the training data, `eval_collapse/nc1` of the
+    evaluation data and so on, and the accuracy, to the Trainer's `log`, which passes them to all
+    its reporters: named as `loss` and `eval_loss` are, they become `train/collapse/nc1` and
+    `eval/collapse/nc1` in TensorBoard and others. Metrics without a value are left out. Of several
+    processes, each measures its part and all log the result of the whole; samples that accelerate
+    repeats to fill the last batch count once. Models whose parameters are sharded over processes
+    cannot be measured. Where rounding to half precision makes part of the collapse, that is warned
+    of, once.
 
     Args:
         trainer: whose `log` is called, and whose evaluation set is measured even before the first
@@ -61,7 +63,8 @@ class CollapseCallback(_Callback):
         task: as of `measure_transformer`.
         vocabulary: as of `measure_transformer`.
         layer: as of `measure_transformer`.
-        loaders: what to measure, by name, instead of the Trainer's data.
+        loaders: what to measure, by name, instead of the Trainer's data. Names other than "train",
+            "eval" and "test" are logged as `collapse/name/nc1`.
         prefix: of the names logged.
         metrics: keys to log, "accuracy" among them; by default all.
         normalize: scale every feature to unit length first.
@@ -69,8 +72,8 @@ class CollapseCallback(_Callback):
         weighting: as of `measure_transformer`.
         scatter: as of `measure_transformer`.
         outsiders: as of `measure_transformer`.
-        layers: as of `measure_transformer`. Logged as `collapse/train/layers/bert.pooler/nc1` and
-            so on, and the law that they follow as `collapse/train/layers/rho` and `.../r_squared`.
+        layers: as of `measure_transformer`. Logged as `collapse/layers/bert.pooler/nc1` and so on,
+            and the law that they follow as `collapse/layers/rho` and `.../r_squared`.
         pooling: as of `measure_transformer`.
 
     Attributes:
@@ -143,7 +146,7 @@ class CollapseCallback(_Callback):
             self.latest[name] = measurement
             path = f"{self.prefix}/{name}"
             self._has_warned = self._has_warned or warn_of_rounding(measurement, path)
-            values = logged(measurement, path, self.metrics)
+            values = logged(measurement, _path(self.prefix, name), self.metrics)
             if self.trainer is not None:
                 self.trainer.log(values)
             else:
@@ -159,6 +162,13 @@ class CollapseCallback(_Callback):
             evaluation = self.trainer.get_eval_dataloader()
         loaders = {"train": given.get("train_dataloader"), "eval": evaluation}
         return {name: loader for name, loader in loaders.items() if loader is not None}
+
+
+def _path(prefix: str, name: str) -> str:
+    """As the Trainer names things: reporters tell them apart by "eval_" and "test_" in front."""
+    if name == "train":
+        return prefix
+    return f"{name}_{prefix}" if name in ("eval", "test") else f"{prefix}/{name}"
 
 
 def measure_transformer(

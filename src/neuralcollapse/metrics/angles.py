@@ -155,7 +155,7 @@ def nc2_etf_distance(statistics: ClassStatistics, *, global_mean: GlobalMean = "
 
         norm(G / norm(G) - E / norm(E)), G = centred centred^T
 
-    Source: Kothapalli 2023; Zhu et al. 2021 for the classifier.
+    After Zhu et al. 2021, who take it of the classifier.
 
     Sees norms and angles at once.
     """

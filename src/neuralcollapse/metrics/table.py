@@ -254,7 +254,7 @@ METRICS: tuple[Metric, ...] = (
     _row(
         nc2_etf_distance,
         _STATISTICS,
-        "Kothapalli 2023",
+        "after Zhu et al. 2021",
         "class means: Gram matrix from the simplex's",
         global_mean=True,
         regime="simplex",

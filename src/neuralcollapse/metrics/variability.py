@@ -42,7 +42,8 @@ def nc1(
     centred class means of the K classes seen. The pseudo-inverse is taken through the singular
     values of the centred means at rank K-1 or less, so the value is never negative.
 
-    Blind to directions in which the class means do not differ. Pure noise gives
+    Blind to directions in which the class means do not differ, or by no more than the rounding of
+    single precision: behind a layer normalisation, d classes and more span d-1. Pure noise gives
     (n-1)(K-1)/(d-K) for n samples per class in d dimensions, not 1.
 
     Args:

@@ -156,7 +156,7 @@ def with_free_bias(problem: Problem) -> Prediction:
         metastable=(contrast == 0) & (each > spinodal) & several,
         threshold=threshold,
         spinodal=spinodal,
-        reference="Dang et al. 2023" if problem.balanced else "Liu 2024",
+        reference="Dang et al. 2023" if problem.balanced else "H. Liu 2024",
         warnings=warnings,
     )
 
@@ -294,7 +294,7 @@ def to_targets(problem: Problem, targets: Array) -> Prediction:
         loss=problem.loss,
         weight_decay=problem.weight_decay,
         feature_decay=problem.feature_decay,
-        reference="Liu 2024",
+        reference="H. Liu 2024",
         warnings=warnings,
         classifier_matrix=classifier,
         feature_matrix=feature_gram,
