@@ -21,6 +21,7 @@ from neuralcollapse.dealing import (
     parts_of,
     wants_scatter,
 )
+from neuralcollapse.draws import Draws
 from neuralcollapse.layers import LayerTap, check_layers
 from neuralcollapse.measurement import Measurement, check_weighting, conclude, given_means
 from neuralcollapse.metrics.variability import Weighting
@@ -66,8 +67,9 @@ def measure(
     """Measure how collapsed a model is on the batches of a loader.
 
     One pass in evaluation mode without gradients. Features up to 1 GiB are kept for
-    `nc4_disagreement` and `hug_intra`; more are computed a second time. The model, its mode and
-    its device are afterwards as they were.
+    `nc4_disagreement` and `hug_intra`; more are computed a second time, from the same batches also
+    where a loader of torch shuffles. The model, its mode, its device and the loader's generator are
+    afterwards as they were.
 
     Args:
         model: any module with a linear classifier.
@@ -138,7 +140,11 @@ def measure(
         check_integer("ignore_index", ignore_index, -(1 << 63))
     if layers is not None:
         check_layers(layers)
-    with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
+    with (
+        FeatureTap(model, layer, num_classes) as tap,
+        evaluating(model, device) as device,
+        Draws(loader) as draws,
+    ):
         layer_tap = None
         if layers is not None:
             layer_tap = LayerTap(
@@ -146,6 +152,7 @@ def measure(
             )
 
         def batches(task: str) -> Iterator[Batch]:
+            draws.rewind()
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = split_batch(batch)
                 run_model(model, inputs, device)

@@ -198,13 +198,13 @@ class _Batches:
         most: int | None,
         ignore_index: int | None,
     ):
-        self._loader, self._convert, self._most = loader, convert, most
+        self.loader, self._convert, self._most = loader, convert, most
         self._ignored = ignore_index
 
     def __iter__(self) -> Iterator[Any]:
         ignored = self._ignored
-        left = None if ignored is None else _own_samples(self._loader)
-        for number, batch in enumerate(self._loader):
+        left = None if ignored is None else _own_samples(self.loader)
+        for number, batch in enumerate(self.loader):
             if number == self._most:
                 return
             given = self._convert(batch)

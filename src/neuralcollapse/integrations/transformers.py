@@ -373,17 +373,17 @@ class _Labelled:
     """Batches with labels made to go with the features, as often as wanted."""
 
     def __init__(self, loader: Iterable[Any], relabel: Callable[[Tensor], Tensor]):
-        self._loader, self._relabel = loader, relabel
+        self.loader, self._relabel = loader, relabel
 
     def __iter__(self) -> Iterator[tuple[Mapping[str, Any], Tensor]]:
-        for batch in self._loader:
+        for batch in self.loader:
             fields, labels = split_batch(batch)
             if not isinstance(fields, Mapping):
                 raise TypeError(
                     "loader must yield dictionaries with labels, got a "
                     f"{type(batch).__name__}; use neuralcollapse.measure"
                 )
-            yield fields, _without_repeats(self._loader, self._relabel(labels))
+            yield fields, _without_repeats(self.loader, self._relabel(labels))
 
 
 def _without_repeats(loader: Any, labels: Tensor) -> Tensor:
