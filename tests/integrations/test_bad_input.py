@@ -88,6 +88,11 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         r"loaders\['test'\] must yield batches, got NoneType",
     ),
+    "a loader that runs once": (
+        lambda: checked_loaders({"test": iter([(FEATURES, LABELS)])}),
+        TypeError,
+        r"loaders\['test'\] must yield its batches at every measurement, got a list_iterator",
+    ),
     "a class per sequence for tokens": (
         lambda: transformer(labels=TOKENS[:, 0]),
         ValueError,
