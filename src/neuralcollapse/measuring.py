@@ -19,6 +19,7 @@ from neuralcollapse.dealing import (
     first_part,
     merged,
     parts_of,
+    sequence_numbers,
     wants_scatter,
 )
 from neuralcollapse.draws import Draws
@@ -159,7 +160,7 @@ def measure(
                 if layer_tap is not None and layer_tap.listening:
                     layer_tap.update(labels, ignore_index)
                 features = tap.take(tokens=labels.dim() > 1)
-                sequences = _sequences(features, labels, ignore_index) if jackknife else None
+                sequences = sequence_numbers(features, labels, ignore_index) if jackknife else None
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device), sequences
 
@@ -277,15 +278,6 @@ def _accumulate(
             decided.update(own, their, part)
     again = None if isinstance(loader, Iterator) else batches("measuring decisions")
     return parts_of(accumulator), kept, again, dtype
-
-
-def _sequences(features: Tensor, labels: Tensor, ignore_index: int | None) -> Tensor | None:
-    """(N,), the number of the sequence that each token in question is from; None without tokens."""
-    if features.dim() <= 2 or labels.shape != features.shape[:-1]:
-        return None
-    rows = torch.arange(len(labels), device=labels.device)
-    rows = rows.reshape(-1, *[1] * (labels.dim() - 1)).expand(labels.shape)
-    return rows.flatten() if ignore_index is None else rows[labels != ignore_index]
 
 
 def _mean_outside(

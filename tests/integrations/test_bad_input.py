@@ -59,7 +59,12 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the state of another width": (
         lambda: updated(FEATURES, LABELS).merge_state(NeuralCollapse(3, 5)),
         ValueError,
-        r"incoming_state must be of num_classes=3, dim=4 and scatter=True as this metric",
+        r"incoming_state must be of num_classes=3, dim=4, scatter=True and jackknife=False",
+    ),
+    "the state of another kind": (
+        lambda: updated(FEATURES, LABELS).merge_state(NeuralCollapse(3, 4, jackknife=True)),
+        ValueError,
+        r"incoming_state must be of .* jackknife=False as this metric, got one of another size",
     ),
     "the state of other classes, as a dictionary": (
         lambda: updated(FEATURES, LABELS).merge_state(
