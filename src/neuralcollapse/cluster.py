@@ -17,6 +17,7 @@ from torch import Tensor
 from neuralcollapse.dealing import MOST_PARTS, merged
 from neuralcollapse.feature_files import check_distinct, named
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.scalars import check_booleans
 from neuralcollapse.second_look import SecondLook
 from neuralcollapse.shards import (
     ShardMeasurement,
@@ -74,6 +75,8 @@ def measure_shards_on_ray(
         ImportError: if ray cannot be imported.
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
     """
+    check_booleans(skip_bad=skip_bad, jackknife=jackknife)
+    reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
     paths = check_distinct(files)
     try:
         import ray
@@ -87,7 +90,6 @@ def measure_shards_on_ray(
         options: dict[str, Any] = {} if address else {"include_dashboard": False}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
-        reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
         return _measured(
             ray,
             reader,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels
+from neuralcollapse.scalars import check_boolean
 from neuralcollapse.statistics import ClassStatistics, StatisticsAccumulator
 
 # Enough for an interval, few enough to keep.
@@ -182,7 +183,9 @@ def padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
 
 def wants_scatter(scatter: bool | None, dim: int) -> bool:
     """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
-    return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+    if scatter is None:
+        return 8 * dim * dim <= _SCATTER_BYTES
+    return check_boolean("scatter", scatter)
 
 
 def accumulator_of(

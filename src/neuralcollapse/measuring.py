@@ -28,7 +28,7 @@ from neuralcollapse.measurement import Measurement, check_weighting, conclude, g
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import num_processes, own_rank
-from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.scalars import check_booleans, check_choice, check_integer
 from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -135,6 +135,9 @@ def measure(
     check_choice("global_mean", global_mean, ("class", "sample"))
     check_choice("pooling", pooling, ("mean", "flatten"))
     check_weighting(weighting)
+    check_booleans(
+        normalize=normalize, jackknife=jackknife, distributed=distributed, progress=progress
+    )
     if outsiders is not None:
         check_loader("outsiders", outsiders)
     if ignore_index is not None:

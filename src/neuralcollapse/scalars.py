@@ -49,6 +49,12 @@ def check_boolean(name: str, value: Any) -> bool:
     raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}")
 
 
+def check_booleans(**given: Any) -> None:
+    """Raise if one of these arguments, by name, is neither True nor False."""
+    for name, value in given.items():
+        check_boolean(name, value)
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """A number with its noun: "1 epoch", "2 epochs"; `many` where an s will not do.
 

@@ -22,7 +22,7 @@ from neuralcollapse.checks import (
 from neuralcollapse.files import read_tensors, write_tensors
 from neuralcollapse.gram import add_gram, mirrored
 from neuralcollapse.precision import FullPrecision
-from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.scalars import check_boolean, check_choice, check_integer
 
 GlobalMean = Literal["class", "sample"]
 
@@ -357,6 +357,7 @@ class StatisticsAccumulator:
     ):
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.dim = check_integer("dim", dim, 1)
+        check_boolean("scatter", scatter)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         self.dtype = dtype
@@ -452,10 +453,31 @@ class StatisticsAccumulator:
                 "features must be small enough for their squares, got a sum that overflows; "
                 "scale them down" + (" or pass them in float64" if single else "")
             )
+        self._check_squares(means, spread)
         scatter = self._scatter
         if scatter is not None:
             scatter = mirrored(scatter.to(wide))
         return ClassStatistics(self._counts.clone(), means, spread, scatter)
+
+    def _check_squares(self, means: Tensor, spread: Tensor) -> None:
+        """Raise where squares of tiny residuals vanish, which would pass for a collapse."""
+        if self._anchors is None:
+            return
+        kind, wide = torch.finfo(self._anchors.dtype), torch.finfo(torch.float64)
+        # A mean square below this is of numbers that have lost digits, or all of them. It is so
+        # for collapsed features too; their size tells.
+        least = 16 * self.dim * kind.tiny
+        if float(spread.sum()) >= least * self.num_samples:
+            return
+        seen = means[self._counts > 0]
+        size = float(seen.abs().max()) if len(seen) else 0.0
+        vanish = size * kind.eps < least**0.5 and bool(self._offsets.any())
+        if vanish or 0 < size < wide.tiny**0.5:
+            single = kind.bits < wide.bits and size > wide.tiny**0.25
+            raise ValueError(
+                f"features must be large enough for their squares, got class means of at most "
+                f"{size:.3g}; scale them up" + (" or pass them in float64" if single else "")
+            )
 
     def _add_squares(self, anchors: Tensor, features: Tensor, labels: Tensor) -> None:
         """Without scatter: sums of residuals to the anchors, and of their squares.
