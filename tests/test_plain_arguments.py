@@ -1,4 +1,7 @@
-"""Arguments that are yes or no, all of the public face: a text such as "no" does not count as yes."""
+"""Arguments of the public face that are yes or no, or class statistics, and what is given instead.
+
+A text such as "no" does not count as yes, and features are no statistics.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torch
 from torch import nn
 
 import neuralcollapse as nc
+from neuralcollapse import metrics
 from neuralcollapse.ood import NECO
 from neuralcollapse.scalars import check_boolean
 
@@ -33,10 +37,10 @@ CALLS: dict[str, Callable[..., Any]] = {
     "LinearHead": lambda **given: nc.LinearHead(3, 4, **given),
     "NearestFrameHead": lambda **given: nc.NearestFrameHead(FRAME, **given),
     "Prediction.to_dict": lambda **given: nc.predict(
-        "squared_error", [5, 5, 5], 4, weight_decay=1e-3, feature_decay=1e-3
+        [5, 5, 5], weight_decay=1e-3, feature_decay=1e-3
     ).to_dict(**given),
     "StatisticsAccumulator": lambda **given: nc.StatisticsAccumulator(3, 4, **given),
-    "gaussian_energy": lambda **given: nc.gaussian_energy(FEATURES, **given),
+    "gaussian_energy": lambda **given: nc.gaussian_energy(FEATURES, 2.0, **given),
     "gnc2_energy_gap": lambda **given: nc.gnc2_energy_gap(STATISTICS, **given),
     "gnc2_gaussian": lambda **given: nc.gnc2_gaussian(STATISTICS, **given),
     "gnc2_log_mean": lambda **given: nc.gnc2_log_mean(STATISTICS, **given),
@@ -86,6 +90,50 @@ def test_a_text_is_neither_yes_nor_no(name: str, argument: str) -> None:
 
 def test_every_call_is_of_the_face() -> None:
     assert {name for name, _ in arguments_that_are_yes_or_no()} == {*CALLS}
+
+
+# --- class statistics -----------------------------------------------------------------------------
+
+
+def that_take_statistics() -> list[str]:
+    """The public names, of the face and of the metrics, whose first argument they are."""
+    names = {name for name in [*nc.__all__, *vars(metrics)] if not name.startswith("_")}
+    found = []
+    for name in sorted(names - {"Measurement"}):
+        value = getattr(metrics, name, None) or getattr(nc, name)
+        if callable(value) and (parameters := [*inspect.signature(value).parameters]):
+            found += [name] if parameters[0] == "statistics" else []
+    return found
+
+
+MEASURED = nc.measure_features(FEATURES, LABELS)
+OTHERS = {
+    "features": FEATURES,
+    "labels": LABELS,
+    "weight": FEATURES[:3],
+    "outsiders": FEATURES,
+    "target": FRAME,
+    "frame": FRAME,
+    "dtype": torch.bfloat16,
+}
+
+
+@pytest.mark.parametrize("name", that_take_statistics())
+def test_features_are_no_statistics(name: str) -> None:
+    function = getattr(metrics, name, None) or getattr(nc, name)
+    _, *others = inspect.signature(function).parameters.values()
+    given = {one.name: OTHERS[one.name] for one in others if one.default is one.empty}
+    told = r"statistics must be ClassStatistics, got Tensor; make them by ClassStatistics\.from_fea"
+    with pytest.raises(TypeError, match=told):
+        function(FEATURES, **given)
+    with pytest.raises(TypeError, match="got ndarray; make them by"):
+        function(FEATURES.numpy(), **given)
+    with pytest.raises(TypeError, match="got Measurement; pass its statistics"):
+        function(MEASURED, **given)
+
+
+def test_they_are_many() -> None:
+    assert {row.key for row in nc.METRICS if "statistics" in row.needs} <= {*that_take_statistics()}
 
 
 def test_detectors() -> None:

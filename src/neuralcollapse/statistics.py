@@ -6,7 +6,7 @@ batches; statistics of parts of the data merge into the statistics of the whole.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -148,8 +148,7 @@ class ClassStatistics:
         Raises:
             ValueError: if the numbers of classes or the widths differ, or only one has a scatter.
         """
-        if not isinstance(other, ClassStatistics):
-            raise TypeError(f"other must be ClassStatistics, got {type(other).__name__}")
+        check_statistics(other, "other")
         if self.means.shape != other.means.shape:
             raise ValueError(
                 f"statistics to merge must have equal (num_classes, dim), "
@@ -275,6 +274,16 @@ class ClassStatistics:
         if problem:
             raise ValueError(f"{path} does not hold class statistics: {problem}")
         return ClassStatistics(counts, means, spread, scatter)
+
+
+def check_statistics(statistics: Any, name: str = "statistics") -> ClassStatistics:
+    """Return `statistics` if they are class statistics, and not what these are made of."""
+    if isinstance(statistics, ClassStatistics):
+        return statistics
+    remedy = "make them by ClassStatistics.from_features(features, labels, num_classes)"
+    if isinstance(getattr(statistics, "statistics", None), ClassStatistics):
+        remedy = "pass its statistics"
+    raise TypeError(f"{name} must be ClassStatistics, got {type(statistics).__name__}; {remedy}")
 
 
 def _misfit(counts: Tensor, means: Tensor, spread: Tensor, scatter: Tensor | None) -> str | None:
