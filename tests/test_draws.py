@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -36,6 +38,16 @@ class Augmented(Dataset[Any]):
         return INPUTS[index] + torch.randn(4), LABELS[index]
 
 
+class Library(Dataset[Any]):
+    """Augmentation as libraries do it that draw from Python and NumPy."""
+
+    def __len__(self) -> int:
+        return len(LABELS)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return random.random() * INPUTS[index] + np.random.rand(), LABELS[index]  # noqa: NPY002
+
+
 class Some:
     """The first two batches of a loader, another two at every pass of one that shuffles."""
 
@@ -60,8 +72,15 @@ RANDOM: dict[str, Callable[[], Any]] = {
         DATA, batch_sampler=BatchSampler(RandomSampler(DATA, generator=own()), 8, False)
     ),
     "augmentation": lambda: DataLoader(Augmented(), 8, shuffle=True),
+    "augmentation by others": lambda: DataLoader(Library(), 8, shuffle=True),
     "behind another": lambda: Some(DataLoader(DATA, 8, shuffle=True, generator=own())),
 }
+
+
+def seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
 
 
 def inputs_of(loader: Any) -> Tensor:
@@ -81,10 +100,10 @@ def test_every_pass_is_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", RANDOM)
 def test_training_goes_on_as_if_nobody_had_measured(kind: str) -> None:
-    torch.manual_seed(0)
+    seed()
     loader = RANDOM[kind]()
     wanted = [inputs_of(loader) for _ in range(2)]
-    torch.manual_seed(0)
+    seed()
     loader = RANDOM[kind]()
     assert torch.equal(inputs_of(loader), wanted[0])
     measure(network(), loader, progress=False)
@@ -97,7 +116,7 @@ def test_a_second_look_is_at_the_same_samples(kind: str, monkeypatch: pytest.Mon
     found = []
     for kept_bytes in (1 << 30, 0):
         monkeypatch.setattr(measuring, "_KEPT_BYTES", kept_bytes)
-        torch.manual_seed(0)
+        seed()
         found.append(measure(network(), RANDOM[kind](), jackknife=True, progress=False))
     kept, again = found
     assert again.metrics == pytest.approx(kept.metrics, nan_ok=True)

@@ -1,9 +1,11 @@
 """What a loader draws at random, so that it can be run through again alike, and left as it was."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -13,9 +15,10 @@ class Draws(AbstractContextManager["Draws"]):
         with Draws(loader) as draws:
             draws.rewind(): before each pass
 
-    Those of torch: its global generator and the ones that the loader and its samplers hold. A
-    shuffled loader then gives the same samples in the same order, with the same augmentation, as
-    often as it is asked; workers that persist draw on. Afterwards all generators are as they were.
+    Those of the global generators of torch, NumPy and Python, and of the ones that the loader and
+    its samplers hold. A shuffled loader then gives the same samples in the same order, with the
+    same augmentation, as often as it is asked; workers that persist draw on. Afterwards all
+    generators are as they were.
 
     Args:
         loader: of torch, or anything else; or what has such a `loader` and hands on its batches.
@@ -31,11 +34,18 @@ class Draws(AbstractContextManager["Draws"]):
     """
 
     def __init__(self, loader: Any):
-        self._generators = [torch.default_generator, *_generators_of(loader)]
+        self._sources: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+            (generator.get_state, generator.set_state)
+            for generator in (torch.default_generator, *_generators_of(loader))
+        ]
+        self._sources += [
+            (random.getstate, random.setstate),
+            (np.random.get_state, np.random.set_state),
+        ]
         self._states: list[Any] = []
 
     def __enter__(self) -> "Draws":
-        self._states = [generator.get_state() for generator in self._generators]
+        self._states = [state_of() for state_of, _ in self._sources]
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -43,8 +53,8 @@ class Draws(AbstractContextManager["Draws"]):
 
     def rewind(self) -> None:
         """Put every generator back to where it was at the start of the `with` block."""
-        for generator, state in zip(self._generators, self._states, strict=True):
-            generator.set_state(state)
+        for (_, put_back), state in zip(self._sources, self._states, strict=True):
+            put_back(state)
 
 
 def _generators_of(loader: Any) -> Iterator[torch.Generator]:

@@ -69,8 +69,8 @@ def measure(
 
     One pass in evaluation mode without gradients. Features up to 1 GiB are kept for
     `nc4_disagreement` and `hug_intra`; more are computed a second time, from the same batches also
-    where a loader of torch shuffles. The model, its mode, its device and the loader's generator are
-    afterwards as they were.
+    where a loader shuffles. The model, its mode, its device and the generators of random numbers
+    are afterwards as they were, those of the loader among them.
 
     Args:
         model: any module with a linear classifier.
@@ -293,15 +293,16 @@ def _mean_outside(
 ) -> Tensor:
     """(1, d), the mean of the features of samples outside of the classes."""
     total, number = torch.zeros(1, tap.weight.shape[1], dtype=torch.float64), 0
-    for batch in _with_progress(outsiders, "measuring outsiders", progress):
-        # Inputs alone will do: their labels are not looked at.
-        inputs, labels = (batch, None) if isinstance(batch, Tensor) else split_batch(batch)
-        run_model(model, inputs, device)
-        features = tap.take(tokens=labels is not None and labels.dim() > 1).flatten(0, -2)
-        check_finite("outsiders", features)
-        shown = directions(features) if normalize else features
-        total += shown.sum(0, dtype=torch.float64).cpu()
-        number += len(features)
+    with Draws(outsiders):
+        for batch in _with_progress(outsiders, "measuring outsiders", progress):
+            # Inputs alone will do: their labels are not looked at.
+            inputs, labels = (batch, None) if isinstance(batch, Tensor) else split_batch(batch)
+            run_model(model, inputs, device)
+            features = tap.take(tokens=labels is not None and labels.dim() > 1).flatten(0, -2)
+            check_finite("outsiders", features)
+            shown = directions(features) if normalize else features
+            total += shown.sum(0, dtype=torch.float64).cpu()
+            number += len(features)
     if not number:
         raise ValueError("outsiders must yield at least one sample, got none")
     return total / number
