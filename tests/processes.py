@@ -137,6 +137,32 @@ def collect_shares(rank: int, *_: Any) -> None:
         both.update(features[:1], labels[:1])  # on with the local state
 
 
+def collect_intervals(rank: int, *_: Any) -> None:
+    """torchmetrics with intervals, beside measuring in the same processes."""
+    from neuralcollapse.integrations.torchmetrics import NeuralCollapse
+
+    labels = torch.arange(130) % 4
+    features = torch.randn(130, 6, generator=torch.Generator().manual_seed(0)).double()
+    features += 2 * torch.eye(4, 6)[labels]
+    head = torch.nn.Linear(6, 4).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    for shares in ((slice(0, 90), slice(90, 130)), (slice(0, 130), slice(0, 0))):
+        own = shares[rank]
+        wanted = measure(head, [(features[own], labels[own])], distributed=True, jackknife=True)
+        metric = NeuralCollapse(4, 6, weight=head, jackknife=True)
+        for x, y in zip(features[own].split(7), labels[own].split(7), strict=True):
+            metric.update(x, y)
+        values = metric.compute()
+        for key, one in wanted.intervals.items():
+            if key not in values:
+                continue
+            for name, value in ((f"{key}_low", one.low), (f"{key}_high", one.high)):
+                close = abs(float(values[name]) - value) <= 1e-7 * abs(value) + 1e-9
+                assert close, (name, float(values[name]), value)
+        assert float(values["nc1_low"]) < wanted["nc1"] < float(values["nc1_high"])
+
+
 def intervals_of_shares(rank: int, *_: Any) -> None:
     """Intervals of a loader of two processes are those of the parts of both, put together."""
     labels = torch.arange(130) % 4

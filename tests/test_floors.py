@@ -21,6 +21,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # The floor of each file and folder right under the package.
 FLOORS = {
     "checks": 1,
+    "draws": 1,
     "files": 1,
     "gram": 1,
     "precision": 1,

@@ -330,7 +330,11 @@ def test_the_command_shows_a_table_and_what_it_left_out(files: dict[str, Path]) 
         (["train", "test", "nothing"], [], ["nothing.npz", "'features', it holds labels"]),
         (["train", "test", "empty"], [], ["empty.npz", "at least one sample"]),
         (["test", "train", "far"], [], ["test.npz", "'labels'"]),
-        (["train", "test", "far"], ["--detector", "vim"], ["detector vim: needs the classifier"]),
+        (
+            ["train", "test", "far"],
+            ["--detector", "vim"],
+            ["detector vim on", "train.npz: needs the classifier"],
+        ),
         (["train", "test", "far"], ["--detector", "odin"], ["detector must be one of neco, nci"]),
         (["train", "test", "far"], ["--detector", "neco:size=3"], ["no option 'size'"]),
         (["train", "test", "far"], ["--detector", "neco:dim=99"], ["dim must lie in [1, 12]"]),

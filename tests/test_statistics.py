@@ -138,6 +138,41 @@ def test_squares_that_overflow_are_reported(scatter: bool) -> None:
         accumulated([(1e160 * large, w.labels)], 5, scatter=scatter)
 
 
+@pytest.mark.parametrize("scatter", [True, False])
+def test_squares_that_vanish_are_reported(scatter: bool) -> None:
+    """1e-25 is a float32 whose square is none: what lies apart would pass for collapsed."""
+    w = world("noisy", simplex_vertices(5, 8), 12, 0.3)
+    tiny = 1e-25 * w.features
+    with pytest.raises(ValueError, match=r"features must be large enough .* float64$"):
+        accumulated([(tiny.float(), w.labels)], 5, scatter=scatter)
+    assert float(cdnv(accumulated([(tiny, w.labels)], 5, scatter=scatter))) == pytest.approx(
+        float(cdnv(w.statistics())), rel=1e-9
+    )
+    for scale in (1e-160, 1e-200, 1e-310):
+        with pytest.raises(ValueError, match=r"features must be large .*e-.*; scale them up$"):
+            accumulated([(scale * w.features, w.labels)], 5, scatter=scatter)
+        with pytest.raises(ValueError, match=r"features must be large enough"):
+            accumulated([(scale * w.features[:1], w.labels[:1])], 5, scatter=scatter)
+
+
+@pytest.mark.parametrize("scatter", [True, False])
+def test_small_features_and_collapsed_ones_are_not_refused(scatter: bool) -> None:
+    w = world("noisy", simplex_vertices(5, 8), 12, 0.3)
+    small = (1e-15 * w.features).float()
+    found, wanted = accumulated([(small, w.labels)], 5, scatter=scatter), w.statistics()
+    torch.testing.assert_close(1e30 * found.spread, wanted.spread, rtol=1e-6, atol=0)
+    # One sample a class, all samples alike, and all zero: no square is lost.
+    one = torch.arange(5)
+    accumulated([((1e-30 * w.features[:5]).float(), one)], 5, scatter=scatter)
+    vertices = torch.as_tensor(simplex_vertices(5, 8))[w.labels]
+    same = (1e-30 * vertices).float()
+    for features in (same, torch.zeros_like(same)):
+        assert not accumulated([(features, w.labels)], 5, scatter=scatter).spread.any()
+    # A deviation of 1e-25 beside means of size one is nothing.
+    beside = torch.cat([30 * vertices, 1e-25 * w.features], dim=1).float()
+    assert not accumulated([(beside, w.labels)], 5, scatter=scatter).spread.any()
+
+
 # --- without scatter, and as values --------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from neuralcollapse.dealing import MOST_PARTS, merged
 from neuralcollapse.feature_files import check_distinct, named
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.scalars import check_booleans
 from neuralcollapse.second_look import SecondLook
 from neuralcollapse.shards import (
     ShardMeasurement,
@@ -79,6 +80,8 @@ def measure_shards_on_ray(
         ValueError: if a file cannot be read or does not fit (it is named), or no sample is left.
         ConnectionError: if there is no cluster at the address, or it does not let this process in.
     """
+    check_booleans(skip_bad=skip_bad, jackknife=jackknife)
+    reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
     paths = check_distinct(files)
     try:
         import ray
@@ -100,7 +103,6 @@ def measure_shards_on_ray(
                 "RAY_AUTH_TOKEN where the token is not in ~/.ray/auth_token"
             ) from None
     try:
-        reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
         return _measured(
             ray,
             reader,

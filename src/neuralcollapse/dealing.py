@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels
+from neuralcollapse.scalars import check_boolean
 from neuralcollapse.statistics import ClassStatistics, StatisticsAccumulator
 
 # Enough for an interval, few enough to keep.
@@ -105,6 +106,8 @@ class Dealer:
 class PartsAccumulator:
     """Builds the statistics of each part from batches; see `StatisticsAccumulator` and `Dealer`.
 
+    A dealer that is given goes on with the turns where another accumulator has ended.
+
     Example:
         >>> accumulator = PartsAccumulator(num_classes=2, dim=3)
         >>> accumulator.update(torch.randn(100, 3), torch.arange(100) % 2)
@@ -120,12 +123,13 @@ class PartsAccumulator:
         scatter: bool = True,
         device: torch.device | str | None = None,
         first: int = 0,
+        dealer: Dealer | None = None,
     ):
         self._accumulators = [
             StatisticsAccumulator(num_classes, dim, scatter=scatter, device=device)
             for _ in range(MOST_PARTS)
         ]
-        self._dealer = Dealer(num_classes, first=first)
+        self._dealer = dealer or Dealer(num_classes, first=first)
 
     def update(self, features: Tensor, labels: Tensor, sequences: Tensor | None = None) -> None:
         """Add features (N, d) with labels (N,); tokens of one sequence go to one part."""
@@ -140,6 +144,21 @@ class PartsAccumulator:
         while self._accumulators:  # one copy more at a time, not twenty
             parts.append(self._accumulators.pop().result())
         return parts[::-1]
+
+
+def sequence_numbers(features: Tensor, labels: Tensor, ignore_index: int | None) -> Tensor | None:
+    """(N,), which sequence each token in question is from, or None where samples are no tokens.
+
+    Args:
+        features: (..., d), as they came.
+        labels: (...) where samples are tokens; anything else otherwise.
+        ignore_index: label of tokens that are left out, or None.
+    """
+    if features.dim() <= 2 or labels.shape != features.shape[:-1]:
+        return None
+    rows = torch.arange(len(labels), device=labels.device)
+    rows = rows.reshape(-1, *[1] * (labels.dim() - 1)).expand(labels.shape)
+    return rows.flatten() if ignore_index is None else rows[labels != ignore_index]
 
 
 def merged(parts: Sequence[ClassStatistics]) -> ClassStatistics:
@@ -164,7 +183,9 @@ def padded(statistics: ClassStatistics, num_classes: int) -> ClassStatistics:
 
 def wants_scatter(scatter: bool | None, dim: int) -> bool:
     """Whether to accumulate the (d, d) scatter where the caller says yes, no, or nothing."""
-    return 8 * dim * dim <= _SCATTER_BYTES if scatter is None else scatter
+    if scatter is None:
+        return 8 * dim * dim <= _SCATTER_BYTES
+    return check_boolean("scatter", scatter)
 
 
 def accumulator_of(

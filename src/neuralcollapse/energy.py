@@ -24,7 +24,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_matrix
 from neuralcollapse.precision import FullPrecision
-from neuralcollapse.scalars import check_integer, check_number
+from neuralcollapse.scalars import check_boolean, check_integer, check_number
 from neuralcollapse.sphere import directions
 
 # From squared distances to (values, derivatives by the squared distance), elementwise.
@@ -95,6 +95,7 @@ def riesz_energy(
         >>> riesz_energy(square, 510, log=True)
         tensor(-175.3662)
     """
+    check_boolean("log", log)
     power = check_number("power", power, minimum=0 if log else -2, exclusive=True)
     kernel = partial(_log_riesz, power or 1) if log or not power else partial(_riesz, power)
     return pair_energy(vectors, kernel, log, min_distance, num_pairs, generator)
@@ -119,6 +120,7 @@ def gaussian_energy(
         >>> gaussian_energy(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 0.5)
         tensor(0.3679)
     """
+    check_boolean("log", log)
     scale = check_number("scale", scale, minimum=0, exclusive=True)
     kernel = partial(_log_gaussian if log else _gaussian, scale)
     return pair_energy(vectors, kernel, log, _MIN_DISTANCE, num_pairs, generator)

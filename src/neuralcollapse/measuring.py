@@ -19,14 +19,16 @@ from neuralcollapse.dealing import (
     first_part,
     merged,
     parts_of,
+    sequence_numbers,
     wants_scatter,
 )
+from neuralcollapse.draws import Draws
 from neuralcollapse.layers import LayerTap, check_layers
 from neuralcollapse.measurement import Measurement, check_weighting, conclude, given_means
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import num_processes, own_rank
-from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.scalars import check_booleans, check_choice, check_integer
 from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -66,8 +68,9 @@ def measure(
     """Measure how collapsed a model is on the batches of a loader.
 
     One pass in evaluation mode without gradients. Features up to 1 GiB are kept for
-    `nc4_disagreement` and `hug_intra`; more are computed a second time. The model, its mode and
-    its device are afterwards as they were.
+    `nc4_disagreement` and `hug_intra`; more are computed a second time, from the same batches also
+    where a loader shuffles. The model, its mode, its device and the generators of random numbers
+    are afterwards as they were, those of the loader among them.
 
     Args:
         model: any module with a linear classifier.
@@ -132,13 +135,20 @@ def measure(
     check_choice("global_mean", global_mean, ("class", "sample"))
     check_choice("pooling", pooling, ("mean", "flatten"))
     check_weighting(weighting)
+    check_booleans(
+        normalize=normalize, jackknife=jackknife, distributed=distributed, progress=progress
+    )
     if outsiders is not None:
         check_loader("outsiders", outsiders)
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, -(1 << 63))
     if layers is not None:
         check_layers(layers)
-    with FeatureTap(model, layer, num_classes) as tap, evaluating(model, device) as device:
+    with (
+        FeatureTap(model, layer, num_classes) as tap,
+        evaluating(model, device) as device,
+        Draws(loader) as draws,
+    ):
         layer_tap = None
         if layers is not None:
             layer_tap = LayerTap(
@@ -146,13 +156,14 @@ def measure(
             )
 
         def batches(task: str) -> Iterator[Batch]:
+            draws.rewind()
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = split_batch(batch)
                 run_model(model, inputs, device)
                 if layer_tap is not None and layer_tap.listening:
                     layer_tap.update(labels, ignore_index)
                 features = tap.take(tokens=labels.dim() > 1)
-                sequences = _sequences(features, labels, ignore_index) if jackknife else None
+                sequences = sequence_numbers(features, labels, ignore_index) if jackknife else None
                 features, labels = labelled_samples(features, labels, len(tap.weight), ignore_index)
                 yield features, labels.to(device), sequences
 
@@ -272,15 +283,6 @@ def _accumulate(
     return parts_of(accumulator), kept, again, dtype
 
 
-def _sequences(features: Tensor, labels: Tensor, ignore_index: int | None) -> Tensor | None:
-    """(N,), the number of the sequence that each token in question is from; None without tokens."""
-    if features.dim() <= 2 or labels.shape != features.shape[:-1]:
-        return None
-    rows = torch.arange(len(labels), device=labels.device)
-    rows = rows.reshape(-1, *[1] * (labels.dim() - 1)).expand(labels.shape)
-    return rows.flatten() if ignore_index is None else rows[labels != ignore_index]
-
-
 def _mean_outside(
     model: nn.Module,
     outsiders: Iterable[Any],
@@ -291,15 +293,16 @@ def _mean_outside(
 ) -> Tensor:
     """(1, d), the mean of the features of samples outside of the classes."""
     total, number = torch.zeros(1, tap.weight.shape[1], dtype=torch.float64), 0
-    for batch in _with_progress(outsiders, "measuring outsiders", progress):
-        # Inputs alone will do: their labels are not looked at.
-        inputs, labels = (batch, None) if isinstance(batch, Tensor) else split_batch(batch)
-        run_model(model, inputs, device)
-        features = tap.take(tokens=labels is not None and labels.dim() > 1).flatten(0, -2)
-        check_finite("outsiders", features)
-        shown = directions(features) if normalize else features
-        total += shown.sum(0, dtype=torch.float64).cpu()
-        number += len(features)
+    with Draws(outsiders):
+        for batch in _with_progress(outsiders, "measuring outsiders", progress):
+            # Inputs alone will do: their labels are not looked at.
+            inputs, labels = (batch, None) if isinstance(batch, Tensor) else split_batch(batch)
+            run_model(model, inputs, device)
+            features = tap.take(tokens=labels is not None and labels.dim() > 1).flatten(0, -2)
+            check_finite("outsiders", features)
+            shown = directions(features) if normalize else features
+            total += shown.sum(0, dtype=torch.float64).cpu()
+            number += len(features)
     if not number:
         raise ValueError("outsiders must yield at least one sample, got none")
     return total / number

@@ -14,6 +14,7 @@ from neuralcollapse.checks import (
 from neuralcollapse.dealing import accumulator_of, merged, parts_of, wants_scatter
 from neuralcollapse.measurement import Measurement, check_weighting, conclude, given_means
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.scalars import check_booleans
 from neuralcollapse.second_look import second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -71,6 +72,7 @@ def measure_features(
         0.125
     """
     check_weighting(weighting)
+    check_booleans(normalize=normalize, jackknife=jackknife)
     features = check_matrix("features", as_tensor("features", features)).detach()
     labels = check_labels(as_tensor("labels", labels), len(features))
     if not len(features):

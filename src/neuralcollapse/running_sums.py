@@ -49,6 +49,11 @@ class RunningSums:
         """That of the anchors and the residuals."""
         return self._anchors.dtype
 
+    @property
+    def differ(self) -> bool:
+        """Whether there are residuals other than zero."""
+        return bool(self._sums.any())
+
     def work_in(self, dtype: torch.dtype) -> None:
         """Set up, or widen to, the working precision for features of this type."""
         working = torch.promote_types(dtype, torch.float32)

@@ -42,6 +42,19 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
     return value
 
 
+def check_boolean(name: str, value: Any) -> bool:
+    """Return `value` as a bool, of Python's or NumPy's; a text such as "no" would count as true."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}")
+
+
+def check_booleans(**given: Any) -> None:
+    """Raise if one of these arguments, by name, is neither True nor False."""
+    for name, value in given.items():
+        check_boolean(name, value)
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """A number with its noun: "1 epoch", "2 epochs"; `many` where an s will not do.
 

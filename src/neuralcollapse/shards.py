@@ -30,6 +30,7 @@ from neuralcollapse.feature_files import shard_files as shard_files
 from neuralcollapse.jackknife import Interval
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.scalars import check_booleans
 from neuralcollapse.second_look import SecondLook, look_at_parts, totals_by_part
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
@@ -113,6 +114,7 @@ def measure_shards(
         >>> measure_shards(shard_files([f"{folder}/*.safetensors"])).measurement.counts
         (12, 12)
     """
+    check_booleans(skip_bad=skip_bad, jackknife=jackknife)
     reader = ShardReader.of(weight, bias, num_classes, normalize, scatter)
     paths = check_distinct(files)
     kept: list[Path] = []
@@ -236,6 +238,9 @@ class ShardReader:
         weight: Any, bias: Any, num_classes: int | None, normalize: bool, scatter: bool | None
     ) -> "ShardReader":
         """For a classifier as a user gives it."""
+        check_booleans(normalize=normalize)
+        if scatter is not None:
+            check_booleans(scatter=scatter)
         if weight is not None:
             weight = check_matrix("weight", as_tensor("weight", weight), rows=num_classes)
             check_finite("weight", weight)

@@ -15,7 +15,7 @@ from neuralcollapse.checks import (
     check_matrix,
     classes_in,
 )
-from neuralcollapse.statistics import ClassStatistics
+from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 # Rows of a sweep over pairs of classes: (1024, K) at a time.
 _BLOCK = 1024
@@ -64,7 +64,7 @@ def class_collapse(statistics: ClassStatistics) -> ClassCollapse:
         >>> found.cdnv.tolist(), found.spread.tolist()
         ([0.09375, 0.09375], [0.25, 0.5])
     """
-    means = statistics.centred_means().double()
+    means = check_statistics(statistics).centred_means().double()
     variances = statistics.variances.double()
     size = means.square().sum(1).mean()
     cdnv, nearest = means.new_full((2, len(means)), torch.nan)
@@ -205,8 +205,7 @@ def compare_splits(
         ([True, True, True], True)
     """
     for name, statistics in (("train", train), ("test", test)):
-        if not isinstance(statistics, ClassStatistics):
-            raise TypeError(f"{name} must be ClassStatistics, got {type(statistics).__name__}")
+        check_statistics(statistics, name)
     if train.means.shape != test.means.shape:
         raise ValueError(
             "train and test must have equal (num_classes, dim), got "

@@ -6,7 +6,7 @@ batches; statistics of parts of the data merge into the statistics of the whole.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from neuralcollapse.checks import (
 from neuralcollapse.files import read_tensors, write_tensors
 from neuralcollapse.precision import FullPrecision
 from neuralcollapse.running_sums import RunningScatter, RunningSquares
-from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.scalars import check_boolean, check_choice, check_integer
 
 GlobalMean = Literal["class", "sample"]
 
@@ -137,8 +137,7 @@ class ClassStatistics:
         Raises:
             ValueError: if the numbers of classes or the widths differ, or only one has a scatter.
         """
-        if not isinstance(other, ClassStatistics):
-            raise TypeError(f"other must be ClassStatistics, got {type(other).__name__}")
+        check_statistics(other, "other")
         if self.means.shape != other.means.shape:
             raise ValueError(
                 f"statistics to merge must have equal (num_classes, dim), "
@@ -266,6 +265,16 @@ class ClassStatistics:
         return ClassStatistics(counts, means, spread, scatter)
 
 
+def check_statistics(statistics: Any, name: str = "statistics") -> ClassStatistics:
+    """Return `statistics` if they are class statistics, and not what these are made of."""
+    if isinstance(statistics, ClassStatistics):
+        return statistics
+    remedy = "make them by ClassStatistics.from_features(features, labels, num_classes)"
+    if isinstance(getattr(statistics, "statistics", None), ClassStatistics):
+        remedy = "pass its statistics"
+    raise TypeError(f"{name} must be ClassStatistics, got {type(statistics).__name__}; {remedy}")
+
+
 def _misfit(counts: Tensor, means: Tensor, spread: Tensor, scatter: Tensor | None) -> str | None:
     """Why these arrays cannot be the statistics of any features, or None."""
     num_classes, dim = means.shape if means.dim() == 2 else (0, 0)
@@ -333,6 +342,7 @@ class StatisticsAccumulator:
     ):
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.dim = check_integer("dim", dim, 1)
+        check_boolean("scatter", scatter)
         if dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         try:
@@ -392,7 +402,26 @@ class StatisticsAccumulator:
                 "features must be small enough for their squares, got a sum that overflows; "
                 "scale them down" + (" or pass them in float64" if single else "")
             )
+        self._check_squares(means, spread)
         return ClassStatistics(self._sums.counts.clone(), means, spread, self._sums.scatter())
+
+    def _check_squares(self, means: Tensor, spread: Tensor) -> None:
+        """Raise where squares of tiny residuals vanish, which would pass for a collapse."""
+        kind, wide = torch.finfo(self._sums.working_dtype), torch.finfo(torch.float64)
+        # A mean square below this is of numbers that have lost digits, or all of them. It is so
+        # for collapsed features too; their size tells.
+        least = 16 * self.dim * kind.tiny
+        if float(spread.sum()) >= least * self.num_samples:
+            return
+        seen = means[self._sums.counts > 0]
+        size = float(seen.abs().max()) if len(seen) else 0.0
+        vanish = size * kind.eps < least**0.5 and self._sums.differ
+        if vanish or 0 < size < wide.tiny**0.5:
+            single = kind.bits < wide.bits and size > wide.tiny**0.25
+            raise ValueError(
+                f"features must be large enough for their squares, got class means of at most "
+                f"{size:.3g}; scale them up" + (" or pass them in float64" if single else "")
+            )
 
     def _defer_checks(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Count bad samples on the device without waiting for it, and make them harmless."""

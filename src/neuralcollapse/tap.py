@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from neuralcollapse.heads import AbstractHead
 from neuralcollapse.positions import first_tensor
-from neuralcollapse.scalars import check_integer, counted
+from neuralcollapse.scalars import check_boolean, check_integer, counted
 
 # Layers named in an error.
 _MOST_LISTED = 12
@@ -58,7 +58,7 @@ class FeatureTap(AbstractContextManager["FeatureTap"]):
             check_integer("num_classes", num_classes, 1)
         self.name, self._head = find_head(model, layer, num_classes)
         self._candidates = _listed(_heads(model))
-        self._detach = detach
+        self._detach = check_boolean("detach", detach)
         self._model, self._given = model, None
         self._captured: list[Tensor] = []
         self._handles: list[Any] = []

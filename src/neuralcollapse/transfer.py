@@ -19,7 +19,7 @@ from neuralcollapse.checks import (
 from neuralcollapse.metrics.decision import NearestMean
 from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.variability import cdnv, nc1, vci
-from neuralcollapse.scalars import check_choice, check_number
+from neuralcollapse.scalars import check_boolean, check_choice, check_number
 from neuralcollapse.statistics import ClassStatistics
 
 Score = Literal["cdnv", "cdnv_directional", "nc1", "vci", "nearest_mean", "linear_probe"]
@@ -106,6 +106,7 @@ def transfer_scores(
     features, labels = _samples(features, labels, None)
     share = check_share(test_share)
     check_number("decay", decay, minimum=0)
+    check_boolean("probe", probe)
     classes, own = labels.unique(return_inverse=True)
     whole = ClassStatistics.from_features(features, own, len(classes))
     values = {

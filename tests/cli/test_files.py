@@ -39,6 +39,10 @@ ARRAYS: dict[str, dict[str, Any]] = {
     "narrow": {"features": FEATURES[:, :5], "labels": LABELS},
     "narrow_head": {"weight": MEANS[:, :5]},
     "nan_head": {"weight": MEANS * np.nan},
+    "odd_head": {"weight": MEANS, "bias": np.zeros(3)},
+    "small_head": {"weight": MEANS[:3]},
+    "tiny": {"features": 1e-200 * FEATURES, "labels": LABELS},
+    "huge": {"features": 1e200 * FEATURES, "labels": LABELS},
     "three": {"features": FEATURES[:45], "labels": np.arange(45) % 3},
     "fewer": {"features": FEATURES[:40], "labels": LABELS[:40]},
     "alone": {"features": FEATURES, "labels": np.zeros(60, dtype=int)},
@@ -189,11 +193,38 @@ def test_a_bad_file_beside_is_named(command: Command, verb: str, name: str) -> N
     [
         ("narrow_head", "weight must have 6 columns (as the features have)"),
         ("nan_head", "weight must be finite"),
+        ("odd_head", "bias must have shape (4,) (one per row of weight), got (3,)"),
         ("far", "must hold the array 'weight', it holds features"),
     ],
 )
 def test_a_bad_classifier_is_named(command: Command, verb: str, name: str, told: str) -> None:
     command(*verb.split(), "--classifier", name).assert_refused(f"{name}.npz", told)
+
+
+def test_a_classifier_of_fewer_classes_detects_nothing(command: Command) -> None:
+    command("ood", "train", "test", "far", "--classifier", "small_head").assert_refused(
+        "small_head.npz: weight must have a row for each class of", "got 3 for labels up to 3"
+    )
+
+
+@pytest.mark.parametrize(
+    "verb", ["measure {}", "measure {} train", "measure train --against {}", "ood {} test far"]
+)
+@pytest.mark.parametrize("name", ["tiny", "huge"])
+def test_a_file_whose_squares_are_no_numbers_is_named(
+    command: Command, verb: str, name: str
+) -> None:
+    size = {"tiny": "large", "huge": "small"}[name]
+    command(*verb.format(name).split()).assert_refused(
+        f"{name}.npz: ", f"features must be {size} enough for their squares"
+    )
+
+
+@pytest.mark.parametrize("verb", ["ood train huge far", "ood train test huge"])
+def test_a_file_whose_scores_are_no_numbers_is_named(command: Command, verb: str) -> None:
+    command(*verb.split()).assert_refused(
+        "huge.npz: features must be small enough for their squares, got a score that is not finite"
+    )
 
 
 def test_a_classifier_of_many_files_says_that_it_decides_the_width(command: Command) -> None:
@@ -249,7 +280,7 @@ def test_a_detector_that_was_not_asked_for_is_left_out_with_its_reason(command: 
     assert set(result["left_out"]) == {"neco", "nci", "fdbd", "vim"}
     assert "number of classes minus one" in result["left_out"]["neco"]
     command("ood", "alone", "test", "far", "--detector", "neco").assert_refused(
-        "detector neco: dim must lie in [1, 6]"
+        "detector neco on", "alone.npz: dim must lie in [1, 6]"
     )
 
 

@@ -59,7 +59,12 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the state of another width": (
         lambda: updated(FEATURES, LABELS).merge_state(NeuralCollapse(3, 5)),
         ValueError,
-        r"incoming_state must be of num_classes=3, dim=4 and scatter=True as this metric",
+        r"incoming_state must be of num_classes=3, dim=4, scatter=True and jackknife=False",
+    ),
+    "the state of another kind": (
+        lambda: updated(FEATURES, LABELS).merge_state(NeuralCollapse(3, 4, jackknife=True)),
+        ValueError,
+        r"incoming_state must be of .* jackknife=False as this metric, got one of another size",
     ),
     "the state of other classes, as a dictionary": (
         lambda: updated(FEATURES, LABELS).merge_state(
@@ -87,6 +92,11 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: checked_loaders({"test": None}),
         TypeError,
         r"loaders\['test'\] must yield batches, got NoneType",
+    ),
+    "a loader that runs once": (
+        lambda: checked_loaders({"test": iter([(FEATURES, LABELS)])}),
+        TypeError,
+        r"loaders\['test'\] must yield its batches at every measurement, got a list_iterator",
     ),
     "a class per sequence for tokens": (
         lambda: transformer(labels=TOKENS[:, 0]),

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from neuralcollapse import measure
+from neuralcollapse import layers as layers_module
+from neuralcollapse import measure, measuring
 from stand_ins import packages
 
 ADAPTER = "neuralcollapse.integrations.lightning"
@@ -192,6 +193,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "outsiders": {"outsiders": FAR},
     "unit length": {"normalize": True, "global_mean": "sample"},
     "flat layers": {"layers": ["model.0", "model.1"], "pooling": "flatten"},
+    "intervals": {"jackknife": True},
 }
 
 
@@ -205,6 +207,109 @@ def test_options_are_those_of_measuring(adapter: Any, name: str) -> None:
     wanted = measure(module.eval(), some, split="val", progress=False, **OPTIONS[name])
     assert callback.latest["val"].to_dict() == wanted.to_dict()
     assert ("collapse/val/nc5_orthogonality" in module.logged[0]) == (name == "outsiders")
+
+
+class Counting:
+    """A loader, and how often it was asked for its batches."""
+
+    def __init__(self, batches: Any):
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        return iter(self.batches)
+
+
+def move(module: Module, seed: int) -> None:
+    """A step of training."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+            parameter.add_(0.3 * noise)
+
+
+def test_means_of_the_measurement_before_take_one_pass(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_KEPT_BYTES", 0)
+    torch.manual_seed(0)
+    module, data = Module(), Counting([*loader()])
+    callback = adapter.CollapseCallback(loaders={"probe": data}, means="previous")
+    trainer = fit(callback, module, 1)
+    assert data.passes == 2
+    earlier = callback.latest["probe"]
+    assert earlier.conventions["nc4"].endswith("class means of the same data")
+    for number in (1, 2):
+        move(module, number)
+        callback.on_train_epoch_end(trainer, module)
+        assert data.passes == 2 + number
+        measurement = callback.latest["probe"]
+        wanted = measure(module, loader(), means=earlier)
+        assert measurement["nc4_disagreement"] == wanted["nc4_disagreement"]
+        assert measurement["nc4_disagreement"] != measure(module, loader())["nc4_disagreement"]
+        assert measurement.accuracy == wanted.accuracy
+        assert measurement.conventions["nc4"].endswith("class means of the measurement before")
+        assert "collapse/probe/nc4_disagreement" in module.logged[number]
+        assert "collapse/probe/hug_intra" not in module.logged[number]
+        earlier = measurement
+    # Of another fit, perhaps of another module, nothing is known.
+    fit(callback, module, 1)
+    assert callback.latest["probe"].conventions["nc4"].endswith("class means of the same data")
+
+
+def test_means_of_the_training_data_decide_on_the_others(adapter: Any) -> None:
+    torch.manual_seed(0)
+    module = Module()
+    other = DataLoader(TensorDataset(INPUTS + 1, LABELS), batch_size=16)
+    callback = adapter.CollapseCallback(means="train")
+    fit(callback, module, 1, val=other)
+    wanted = measure(module, other, means=measure(module, loader()))
+    own = measure(module, other)
+    found = callback.latest["val"]
+    assert found["nc4_disagreement"] == wanted["nc4_disagreement"]
+    assert found["nc4_disagreement"] != own["nc4_disagreement"]
+    assert found.conventions["nc4"] == "Euclidean distance to class means of train"
+    assert callback.latest["train"].conventions["nc4"].endswith("of the same data")
+
+
+def test_ends_of_intervals_are_logged_beside_the_values(adapter: Any) -> None:
+    module = Module()
+    callback = adapter.CollapseCallback(jackknife=True, metrics=["nc1", "accuracy"])
+    fit(callback, module, 1, train=None)
+    assert [*module.logged[0]] == [
+        f"collapse/val/{key}"
+        for key in ("nc1", "accuracy", "nc1_low", "nc1_high", "accuracy_low", "accuracy_high")
+    ]
+    interval = measure(module, loader(), jackknife=True).intervals["nc1"]
+    assert module.logged[0]["collapse/val/nc1_low"] == interval.low
+    assert module.logged[0]["collapse/val/nc1_high"] == interval.high
+
+
+def test_wide_layers_have_nc1_from_a_second_pass_over_the_same_batches(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a loader that shuffles has other batches to begin with at every pass."""
+    monkeypatch.setattr(layers_module, "MAX_SCATTER_DIM", 4)
+    monkeypatch.setattr(measuring, "_KEPT_BYTES", 0)
+    module, layers = Module(), ["model.0", "model.1"]
+    for options in ({"batches": 2}, {}):
+        torch.manual_seed(0)
+        callback = adapter.CollapseCallback(layers=layers, pooling="flatten", **options)
+        fit(callback, module, 1, val=None)
+        torch.manual_seed(0)
+        seen = [*loader(shuffle=True)][: options.get("batches")]
+        assert sum(callback.latest["train"].counts) == (32 if options else 60)
+        monkeypatch.setattr(layers_module, "MAX_SCATTER_DIM", 4096)
+        wanted = measure(module, seen, layers=layers, pooling="flatten")
+        monkeypatch.setattr(layers_module, "MAX_SCATTER_DIM", 4)
+        assert wanted.depth is not None
+        values = module.logged[-1]
+        for layer in wanted.depth.layers:
+            path = f"collapse/train/layers/{layer.name}"
+            assert values[f"{path}/nc1"] == pytest.approx(layer.metrics["nc1"], rel=1e-5)
+            assert values[f"{path}/effective_rank"] == layer.metrics["effective_rank"]
+            assert f"{path}/vci" not in values
+        assert values["collapse/train/nc4_disagreement"] == wanted["nc4_disagreement"]
 
 
 def test_of_rounding_it_warns_once(adapter: Any) -> None:
@@ -309,6 +414,12 @@ def test_mistakes_are_found_before_training(adapter: Any) -> None:
         adapter.CollapseCallback(global_mean="mode")
     with pytest.raises(ValueError, match="batches must be at least 1"):
         adapter.CollapseCallback(batches=0)
+    with pytest.raises(TypeError, match="jackknife must be True or False, got 'no' of type str"):
+        adapter.CollapseCallback(jackknife="no")
+    with pytest.raises(ValueError, match="means must be one of previous, train, val, got 'test'"):
+        adapter.CollapseCallback(means="test")
+    with pytest.raises(ValueError, match="means must be one of previous, probe, got True"):
+        adapter.CollapseCallback(means=True, loaders={"probe": loader()})
 
 
 def test_without_lightning_the_error_names_it() -> None:

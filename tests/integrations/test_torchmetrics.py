@@ -17,10 +17,16 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from cases.worlds import World, world_cases
-from neuralcollapse import METRICS, ClassStatistics, LinearHead, measure_features
+from neuralcollapse import (
+    METRICS,
+    ClassStatistics,
+    LinearHead,
+    jackknife_intervals,
+    measure_features,
+)
 from neuralcollapse.integrations.torchmetrics import NeuralCollapse
 from neuralcollapse.metrics.evaluation import evaluate
-from processes import collect_shares, run_processes
+from processes import collect_intervals, collect_shares, run_processes
 
 SECOND_LOOK = {"nc4_disagreement", "hug_intra", "cdnv_directional", "nc5_orthogonality"}
 # Merging in another order rounds otherwise; double precision, well conditioned worlds.
@@ -295,6 +301,115 @@ def test_a_merged_state_knows_its_format_and_a_reset_one_forgets_it() -> None:
         one.compute()
 
 
+# --- intervals ----------------------------------------------------------------------------------
+
+
+def ends(values: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """(low, high) by key, where there is an interval."""
+    found = {key: (values.get(f"{key}_low"), values.get(f"{key}_high")) for key in values}
+    return {
+        key: (float(low), float(high))
+        for key, (low, high) in found.items()
+        if low is not None and high is not None and not low.isnan()
+    }
+
+
+def wanted_ends(
+    features: Tensor = FEATURES, labels: Tensor = LABELS, **options: Any
+) -> dict[str, Any]:
+    measured = measure_features(features, labels, WEIGHT, num_classes=5, jackknife=True, **options)
+    return {
+        key: pytest.approx((one.low, one.high), rel=1e-7, abs=1e-9)
+        for key, one in measured.intervals.items()
+        if key in measured.metrics and key not in SECOND_LOOK
+    }
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+@pytest.mark.parametrize("options", [{}, {"global_mean": "sample", "weighting": "samples"}])
+def test_intervals_are_those_of_measuring(size: int, options: Any) -> None:
+    one = metric(jackknife=True, **options)
+    for features, labels in zip(FEATURES.split(size), LABELS.split(size), strict=True):
+        one.update(features, labels)
+    values = one.compute()
+    keys = expected(**options)
+    assert_values({key: values[key] for key in keys}, keys)
+    assert [*values] == [*keys, *(f"{key}_{end}" for key in keys for end in ("low", "high"))]
+    assert ends(values) == wanted_ends(**options)
+    assert one.conventions["intervals"].startswith("95 %, by leaving out one of 20 parts")
+
+
+def test_calling_merging_and_looking_in_between_leave_the_parts_alike() -> None:
+    one, other = metric(jackknife=True), metric(jackknife=True)
+    for features, labels in zip(FEATURES.split(5), LABELS.split(5), strict=True):
+        one(features, labels)
+        other.update(features, labels)
+        other.compute()
+    assert ends(one.compute()) == ends(other.compute()) == wanted_ends()
+    assert len(one.parts) == 20
+    again = pickle.loads(pickle.dumps(one))
+    again.merge_state(one)
+    assert [part.counts.tolist() for part in again.parts] == [
+        (2 * part.counts).tolist() for part in one.parts
+    ]
+    wanted = jackknife_intervals(again.parts, WEIGHT, metrics=["nc1"])["nc1"]
+    assert ends(again.compute())["nc1"] == pytest.approx((wanted.low, wanted.high))
+
+
+def test_features_held_back_are_copies() -> None:
+    one, buffer = metric(jackknife=True), torch.empty(20, 8, dtype=torch.float64)
+    for features, labels in zip(FEATURES.split(20), LABELS.split(20), strict=True):
+        buffer.copy_(features)
+        one.update(buffer.requires_grad_(), labels)
+        buffer = buffer.detach().fill_(torch.nan)
+    assert ends(one.compute()) == wanted_ends()
+
+
+def test_sequences_of_tokens_are_left_out_as_a_whole() -> None:
+    labels = LABELS.clone()
+    labels[::7] = -100
+    one = metric(jackknife=True, ignore_index=-100)
+    one.update(FEATURES.reshape(12, 5, 8), labels.reshape(12, 5))
+    kept = labels.reshape(12, 5) >= 0
+    assert [part.num_samples for part in one.parts] == [*kept.sum(1).tolist(), *[0] * 8]
+
+
+def test_where_nothing_can_be_left_out_there_are_no_intervals() -> None:
+    one = metric(jackknife=True)
+    one.update(FEATURES[:5], torch.arange(5))
+    values = one.compute()
+    assert ends(values) == {}
+    assert float(values["nc2_equinorm"]) == pytest.approx(
+        measure_features(FEATURES[:5], torch.arange(5))["nc2_equinorm"]
+    )
+    one.reset()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert ends(one.compute()) == {}
+
+
+def test_bad_batches_do_not_reach_the_parts() -> None:
+    one = metric(jackknife=True)
+    one.update(FEATURES[:30], LABELS[:30])
+    with pytest.raises(ValueError, match="features must be finite"):
+        one.update(torch.full((1, 8), torch.nan), torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 5\)"):
+        one.update(torch.zeros(1, 8), torch.tensor([5]))
+    one.update(FEATURES[30:], LABELS[30:])
+    assert ends(one.compute()) == wanted_ends()
+
+
+def test_in_a_collection_plain_metrics_and_those_with_intervals_keep_apart() -> None:
+    both = MetricCollection(
+        {"plain": metric(metrics=["nc1"]), "sure": metric(metrics=["nc1"], jackknife=True)}
+    )
+    for features, labels in zip(FEATURES.split(20), LABELS.split(20), strict=True):
+        both.update(features, labels)
+    assert len(both.compute_groups) == 2
+    values = both.compute()
+    assert {*values} == {"plain_nc1", "sure_nc1", "sure_nc1_low", "sure_nc1_high"}
+    assert float(values["plain_nc1"]) == pytest.approx(float(values["sure_nc1"]))
+
+
 def test_tokens_and_an_ignored_label() -> None:
     labels = LABELS.clone()
     labels[::4] = -100
@@ -379,6 +494,8 @@ BAD = {
     "weighting": ({"weighting": "classes"}, ValueError, "weighting must be one of"),
     "mean": ({"global_mean": "mode"}, ValueError, "global_mean must be one of"),
     "index": ({"ignore_index": "pad"}, TypeError, "ignore_index must be an integer"),
+    "a text": ({"scatter": "no"}, TypeError, "scatter must be True or False, got 'no'"),
+    "alone": ({"metrics": "nc1", "jackknife": True}, ValueError, r"use \['nc1'\]"),
 }
 
 
@@ -478,6 +595,12 @@ def test_a_missing_package_names_the_extra() -> None:
 def test_processes_with_uneven_shards_get_the_numbers_of_the_whole(tmp_path: Path) -> None:
     """A third and two thirds; all and nothing; half of the classes each."""
     run_processes(collect_shares, tmp_path)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_intervals_of_processes_are_those_of_measuring(tmp_path: Path) -> None:
+    run_processes(collect_intervals, tmp_path)
 
 
 def test_the_table_is_covered() -> None:

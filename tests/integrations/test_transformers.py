@@ -14,7 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse import Measurement, measure_features
+from neuralcollapse import (
+    ClassStatistics,
+    Measurement,
+    jackknife_intervals,
+    measure_features,
+    measuring,
+)
 from neuralcollapse.integrations.transformers import measure_transformer
 from stand_ins import packages
 
@@ -438,6 +444,7 @@ def test_options_are_those_of_measuring(callback_class: Any) -> None:
         "outsiders": language_batches()[:1],
         "layers": "all",
         "pooling": "flatten",
+        "jackknife": True,
     }
     trainer = Trainer(evaluates=False)
     callback = callback_class(trainer, **options)
@@ -445,6 +452,62 @@ def test_options_are_those_of_measuring(callback_class: Any) -> None:
     wanted = measure_transformer(trainer.model, language_batches(), split="train", **options)
     assert callback.latest["train"].to_dict() == wanted.to_dict()
     assert "collapse/nc5_orthogonality" in trainer.logged[0]
+
+
+class Again:
+    """Batches of language, and how often they were asked for."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        return iter(language_batches())
+
+
+def test_means_of_the_measurement_before_take_one_pass(
+    callback_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_KEPT_BYTES", 0)
+    trainer, data = Trainer(), Again()
+    chosen = [1, 2, 3, 4]
+    callback = callback_class(
+        trainer, loaders={"probe": data}, means="previous", vocabulary=chosen, jackknife=True
+    )
+    trainer.train(callback)
+    assert data.passes == 2
+    earlier = callback.latest["probe"]
+    for epoch in (2, 3):
+        with torch.no_grad():
+            trainer.model.body.mix.weight.add_(0.5 * torch.randn(WIDTH, WIDTH, generator=GENERATOR))
+        trainer.state.epoch = epoch
+        callback.on_epoch_end(None, trainer.state, None, model=trainer.model)
+        assert data.passes == 1 + epoch
+        found = callback.latest["probe"]
+        wanted = measure_transformer(
+            trainer.model, language_batches(), vocabulary=chosen, means=earlier, jackknife=True
+        )
+        assert found["nc4_disagreement"] == wanted["nc4_disagreement"]
+        assert found.intervals["accuracy"] == wanted.intervals["accuracy"]
+        assert found.conventions["nc4"].endswith("class means of the measurement before")
+        assert trainer.logged[-1]["collapse/probe/accuracy_low"] == found.intervals["accuracy"].low
+        earlier = found
+    trainer.train(callback)
+    assert callback.latest["probe"].conventions["nc4"].endswith("class means of the same data")
+
+
+def test_intervals_of_tokens_leave_whole_sequences_out() -> None:
+    """Twenty sequences, each a part of its own."""
+    model = TinyForCausalLM()
+    found = measure_transformer(model, language_batches(), jackknife=True)
+    features, labels = next_token_samples(model)
+    rows = torch.tensor([n for n in range(20) for t in range(8) if LABELS[n, t + 1] != -100])
+    parts = [ClassStatistics.from_features(features[rows == n], labels[rows == n], WORDS)
+             for n in range(20)]  # fmt: skip
+    wanted = jackknife_intervals(parts, model.score.weight)
+    for key in ("nc1", "cdnv", "nc3_duality"):
+        assert found.intervals[key].low == pytest.approx(wanted[key].low, rel=1e-4)
+        assert found.intervals[key].high == pytest.approx(wanted[key].high, rel=1e-4)
 
 
 def test_of_rounding_it_warns_once(callback_class: Any) -> None:
@@ -475,6 +538,10 @@ def test_bad_options_of_the_callback(callback_class: Any) -> None:
         callback_class(task="words")
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         callback_class(epochs=[0])
+    with pytest.raises(ValueError, match="means must be one of previous, train, eval, got 'val'"):
+        callback_class(means="val")
+    with pytest.raises(TypeError, match="jackknife must be True or False, got 'no'"):
+        callback_class(jackknife="no")
 
 
 def test_without_transformers_the_error_names_it() -> None:

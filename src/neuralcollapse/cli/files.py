@@ -64,13 +64,16 @@ def features_of(path: Path, dim: int | None = None, why: str = "") -> Any:
 
 def classifier_of(path: Path, dim: int | None = None) -> dict[str, Any]:
     """`weight` and, where the file has it, `bias`; of the width asked for."""
-    from neuralcollapse.checks import as_tensor, check_finite, check_matrix
+    from neuralcollapse.checks import as_tensor, check_finite, check_matrix, check_vector
     from neuralcollapse.feature_files import read_arrays
 
     held = read_arrays(path, "weight")
     with of_file(path):
         found = {name: as_tensor(name, held[name]) for name in ("weight", "bias") if name in held}
         check_matrix("weight", found["weight"], columns=dim, why="as the features have")
+        if "bias" in found:
+            rows = len(found["weight"])
+            check_vector("bias", found["bias"], rows, "one per row of weight")
         for name, value in found.items():
             check_finite(name, value)
     return found

@@ -85,19 +85,22 @@ def _evaluated(
     outside = files_once(patterns)
     for path in outside:
         check_apart("OUTSIDE", path, [train, test], "TRAIN and TEST")
-    fitted, left_out = _fitted(features, labels, own, detectors)
+    fitted, left_out = _fitted(train, features, labels, own, detectors)
     why = f"as in {train}"
     inside = features_of(test, features.shape[1], why)
-    scores = {text: one.predict_features(inside) for text, one in fitted.items()}
+    with of_file(test):
+        scores = {text: one.predict_features(inside) for text, one in fitted.items()}
     classes = int(labels.max()) + 1
-    statistics = ClassStatistics.from_features(features, labels, classes, scatter=False)
+    with of_file(train):
+        statistics = ClassStatistics.from_features(features, labels, classes, scatter=False)
     results = []
     for path in outside:
         others = features_of(path, features.shape[1], why)
-        found = {
-            text: asdict(separation_of(scores[text], one.predict_features(others)))
-            for text, one in fitted.items()
-        }
+        with of_file(path):
+            found = {
+                text: asdict(separation_of(scores[text], one.predict_features(others)))
+                for text, one in fitted.items()
+            }
         angle = float(nc5_orthogonality(statistics, others))
         results.append(
             {
@@ -140,11 +143,18 @@ def _training(train: Path, classifier: Path | None) -> tuple[Any, Any, dict[str,
             )
     if classifier is None and "weight" not in arrays:
         return features, labels, {}
-    return features, labels, classifier_of(classifier or train, features.shape[1])
+    own = classifier_of(classifier or train, features.shape[1])
+    classes = int(labels.max()) + 1
+    if len(own["weight"]) < classes:
+        raise ValueError(
+            f"{classifier or train}: weight must have a row for each class of {train}, got "
+            f"{len(own['weight'])} for labels up to {classes - 1}"
+        )
+    return features, labels, own
 
 
 def _fitted(
-    features: Any, labels: Any, own: dict[str, Any], detectors: list[str] | None
+    train: Path, features: Any, labels: Any, own: dict[str, Any], detectors: list[str] | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The detectors fitted, and why others are left out; one that was asked for is not."""
     from neuralcollapse.ood import DETECTORS
@@ -164,11 +174,11 @@ def _fitted(
             fitted[text] = kind(**own, **options).fit_features(features, labels)
         except ValueError as error:
             if detectors is not None:
-                raise ValueError(f"detector {text}: {error}") from None
+                raise ValueError(f"detector {text} on {train}: {error}") from None
             left_out[text] = str(error)
     if not fitted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise ValueError(f"no detector can be fitted on these features ({reasons})")
+        raise ValueError(f"{train}: no detector can be fitted on these features ({reasons})")
     return fitted, left_out
 
 

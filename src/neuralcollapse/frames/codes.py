@@ -24,7 +24,7 @@ from neuralcollapse.frames.frame import Frame, embed
 from neuralcollapse.frames.margins import softmax_code_margin
 from neuralcollapse.frames.objective import Objective, as_objective
 from neuralcollapse.frames.polish import MAX_NUMBERS, constrained
-from neuralcollapse.scalars import check_integer
+from neuralcollapse.scalars import check_boolean, check_integer
 
 # Powers through which a start is led, and beyond which an energy counts as steep.
 _GENTLE_POWERS, _STEEP_POWER = (2.0, 8.0), 32.0
@@ -83,6 +83,8 @@ def spherical_code(
     """
     num_classes, dim = check_code_size(num_classes, dim)
     objective = as_objective(energy)
+    if progress is not None:
+        check_boolean("progress", progress)
     starts = _default_starts(num_classes * dim) if starts is None else starts
     starts = check_integer("starts", starts, 1)
     steps = _default_steps(num_classes, dim) if steps is None else check_integer("steps", steps, 1)

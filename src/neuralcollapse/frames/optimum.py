@@ -12,6 +12,7 @@ from neuralcollapse.frames.closed_forms import check_code_size, closed_form
 from neuralcollapse.frames.codes import framed, spherical_code
 from neuralcollapse.frames.frame import Frame, embed
 from neuralcollapse.frames.objective import Objective, as_objective
+from neuralcollapse.scalars import check_boolean
 
 CACHE_VARIABLE = "NEURALCOLLAPSE_CACHE"
 
@@ -77,6 +78,7 @@ def reference_energy(
         >>> energy.total, energy.mean, energy.status
         (3.674235, 0.612372, 'proved')
     """
+    check_boolean("solve", solve)
     objective = as_objective(power, "power")
     num_classes, dim = check_code_size(num_classes, dim)
     num_pairs = num_classes * (num_classes - 1) // 2
@@ -125,6 +127,7 @@ def optimal_configuration(
         >>> frame.kind, frame.status
         ('3 orthogonal simplices of 3 + 2x2 vectors', 'best known')
     """
+    check_boolean("solve", solve)
     objective = as_objective(power, "power")
     num_classes, dim = check_code_size(num_classes, dim)
     form = closed_form(num_classes, dim, objective)

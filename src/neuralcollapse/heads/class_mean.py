@@ -8,7 +8,7 @@ from neuralcollapse.frames.nearest import gram_root, polar
 from neuralcollapse.heads.head import AbstractHead, cosine_features, head_shape
 from neuralcollapse.precision import FullPrecision
 from neuralcollapse.processes import num_processes, sum_over_processes
-from neuralcollapse.scalars import check_number
+from neuralcollapse.scalars import check_boolean, check_number
 from neuralcollapse.sphere import directions
 
 
@@ -53,7 +53,7 @@ class ClassMeanHead(AbstractHead):
     ):
         super().__init__()
         self.momentum = _check_momentum(momentum)
-        self.through_batch = through_batch
+        self.through_batch = check_boolean("through_batch", through_batch)
         self.temperature = check_number("temperature", temperature, minimum=0, exclusive=True)
         shape = head_shape(num_classes, dim)
         # Until a class is seen: some direction, so that every class has one.
@@ -131,7 +131,7 @@ class NearestFrameHead(AbstractHead):
                 "Frame(kind, vectors)"
             )
         self.momentum = _check_momentum(momentum)
-        self.through_batch = through_batch
+        self.through_batch = check_boolean("through_batch", through_batch)
         self.temperature = check_number("temperature", temperature, minimum=0, exclusive=True)
         vectors = frame.vectors
         shape = vectors.shape

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralcollapse.heads.head import AbstractHead, head_shape
-from neuralcollapse.scalars import check_integer, check_number
+from neuralcollapse.scalars import check_boolean, check_integer, check_number
 
 
 class LinearHead(AbstractHead):
@@ -25,6 +25,7 @@ class LinearHead(AbstractHead):
 
     def __init__(self, num_classes: int, dim: int, *, bias: bool = True):
         super().__init__()
+        check_boolean("bias", bias)
         shape = head_shape(num_classes, dim)
         self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(shape), a=5**0.5))
         self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
@@ -76,6 +77,7 @@ class DeepLinearHead(AbstractHead):
         init_scale: float = 1.0,
     ):
         super().__init__()
+        check_boolean("bias", bias)
         num_classes, dim = head_shape(num_classes, dim)
         depth = check_integer("depth", depth, 1)
         width = check_integer("width", dim if width is None else width, 1)

@@ -27,7 +27,7 @@ from neuralcollapse.hierarchy.distances import (
 )
 from neuralcollapse.hierarchy.newick import outline_of_newick
 from neuralcollapse.hierarchy.outline import Outline
-from neuralcollapse.scalars import check_choice
+from neuralcollapse.scalars import check_boolean, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -511,6 +511,7 @@ class Hierarchy:
             ValueError: if the file cannot be read, or holds no tree; it names the file.
         """
         check_choice("order", order, ("parent-child", "child-parent"))
+        check_boolean("header", header)
         try:
             outline = formats.outline_of_file(Path(path), header, order)
             if isinstance(outline, Outline):

@@ -4,7 +4,8 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from neuralcollapse.batches import check_loader
@@ -16,8 +17,8 @@ from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import own_rank
-from neuralcollapse.scalars import check_choice, check_integer
-from neuralcollapse.statistics import GlobalMean
+from neuralcollapse.scalars import check_boolean, check_choice, check_integer
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
 Epochs = int | tuple[int, ...] | Callable[[int], bool]
 
@@ -90,6 +91,12 @@ def checked_loaders(loaders: Any) -> Mapping[str, Any] | None:
         )
     for name, loader in loaders.items():
         check_loader(f"loaders[{name!r}]", loader)
+        if isinstance(loader, Iterator):
+            raise TypeError(
+                f"loaders[{name!r}] must yield its batches at every measurement, got a "
+                f"{type(loader).__name__}, which does so once; give a torch.utils.data.DataLoader, "
+                "or a list of batches"
+            )
     return loaders
 
 
@@ -98,6 +105,47 @@ def is_chosen(epochs: Epochs, epoch: int, number: int) -> bool:
     if isinstance(epochs, int):
         return number % epochs == 0
     return epochs(epoch) if callable(epochs) else epoch in epochs
+
+
+class MeansOfBefore:
+    """Whose class means decide in `nc4_disagreement`: those of what was measured before.
+
+    Args:
+        chosen: "previous" for the last measurement of the same data, or the name of other data,
+            such as "train", for its last; None for the means of the measurement itself.
+        loaders: the names that there will be, or what they begin with.
+    """
+
+    def __init__(self, chosen: str | None, loaders: Iterable[str]):
+        if chosen is not None:
+            beginning = chosen.partition("/")[0] if isinstance(chosen, str) else chosen
+            known = ["previous", *loaders]
+            check_choice("means", chosen if chosen in known else beginning, known)
+        self._chosen = chosen
+        self._kept: dict[str, ClassStatistics] = {}
+
+    def of(self, name: str) -> ClassStatistics | None:
+        """Those for the data of this name; None where there are none yet, and its own decide."""
+        if self._chosen == "previous":
+            return self._kept.get(name)
+        return None if self._chosen in (None, name) else self._kept.get(self._chosen)
+
+    def keep(self, name: str, measurement: Measurement) -> Measurement:
+        """Remember a measurement; gives it with the convention that it was made by."""
+        given = self.of(name)
+        if self._chosen is not None and measurement.statistics is not None:
+            self._kept[name] = measurement.statistics
+        if given is None:
+            return measurement
+        whose = "the measurement before" if self._chosen == "previous" else str(self._chosen)
+        conventions = measurement.conventions | {
+            "nc4": f"Euclidean distance to class means of {whose}"
+        }
+        return replace(measurement, conventions=conventions)
+
+    def forget(self) -> None:
+        """Begin anew, perhaps with another network."""
+        self._kept.clear()
 
 
 def measuring_options(
@@ -109,8 +157,13 @@ def measuring_options(
     outsiders: Iterable[Any] | None,
     layers: Sequence[str] | Literal["blocks", "all"] | None,
     pooling: Pooling,
+    jackknife: bool,
 ) -> dict[str, Any]:
     """What a callback hands on to `measure`, checked before training and not after an epoch."""
+    check_boolean("normalize", normalize)
+    check_boolean("jackknife", jackknife)
+    if scatter is not None:
+        check_boolean("scatter", scatter)
     check_choice("global_mean", global_mean, ("class", "sample"))
     check_choice("pooling", pooling, ("mean", "flatten"))
     if weighting is not None:
@@ -127,19 +180,24 @@ def measuring_options(
         "outsiders": outsiders,
         "layers": layers,
         "pooling": pooling,
+        "jackknife": jackknife,
     }
 
 
 def logged(measurement: Measurement, path: str, keys: Sequence[str] | None) -> dict[str, float]:
     """Metrics and accuracy under `path`, and what the layers have; those of the keys, or all.
 
-    A layer's metrics are under `path/layers/name/key`, and the law that they follow under
-    `path/layers/rho` and `path/layers/r_squared`. Undefined ones are left out.
+    Ends of intervals are under `path/key_low` and `path/key_high`. A layer's metrics are under
+    `path/layers/name/key`, and the law that they follow under `path/layers/rho` and
+    `path/layers/r_squared`. Undefined ones are left out.
     """
     values = dict(measurement.metrics)
     if measurement.accuracy is not None:
         values["accuracy"] = measurement.accuracy
     found = _defined(values, path, keys)
+    for key, interval in measurement.intervals.items():
+        if f"{path}/{key}" in found:
+            found |= {f"{path}/{key}_low": interval.low, f"{path}/{key}_high": interval.high}
     if measurement.depth is None:
         return found
     for layer in measurement.depth.layers:

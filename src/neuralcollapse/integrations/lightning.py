@@ -9,6 +9,7 @@ from torch.utils.data import DistributedSampler
 
 from neuralcollapse.batches import split_batch
 from neuralcollapse.integrations.adapter import (
+    MeansOfBefore,
     base_class,
     checked_epochs,
     checked_keys,
@@ -74,7 +75,14 @@ class CollapseCallback(_Callback):
             Logged as `collapse/train/layers/model.3/nc1` and so on, and the law that they follow
             as `collapse/train/layers/rho` and `collapse/train/layers/r_squared`.
         pooling: how layers that give several positions become one row a sample, "mean" or
-            "flatten", as of `measure`.
+            "flatten", as of `measure`. Layers wider than 4096 have their `nc1` from a second pass
+            over the same batches.
+        means: whose class means decide in `nc4_disagreement`: "previous" for those of the last
+            measurement of the same data in this fit, so that NC4 takes one pass however many
+            features there are (the first takes its own), or the name of other data, such as
+            "train", for its last; by default those of the data itself. `latest` says which.
+        jackknife: also find 95 % intervals, as of `measure`, and log their ends beside the values,
+            as `collapse/val/nc1_low` and `collapse/val/nc1_high`.
         ignore_index: samples with this label are left out; None for none.
 
     Attributes:
@@ -99,6 +107,8 @@ class CollapseCallback(_Callback):
         outsiders: Iterable[Any] | None = None,
         layers: Sequence[str] | Literal["blocks", "all"] | None = None,
         pooling: Pooling = "mean",
+        means: str | None = None,
+        jackknife: bool = False,
         ignore_index: int | None = -100,
     ):
         super().__init__()
@@ -118,13 +128,16 @@ class CollapseCallback(_Callback):
             outsiders=outsiders,
             layers=layers,
             pooling=pooling,
+            jackknife=jackknife,
         )
+        self._means = MeansOfBefore(means, self.loaders or ("train", "val"))
         self.latest: dict[str, Measurement] = {}
         self._has_warned = False
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Look for the classifier and the layers before the first epoch rather than after it."""
         network, layers = self._network(pl_module), self.options["layers"]
+        self._means.forget()
         tap = FeatureTap(network, self.layer, self.num_classes)
         if layers is not None:
             LayerTap(network, layers, tap.name, len(tap.weight))
@@ -148,13 +161,14 @@ class CollapseCallback(_Callback):
                 _Batches(loader, convert, self.batches, self.ignore_index),
                 layer=self.layer,
                 num_classes=self.num_classes,
+                means=self._means.of(name),
                 split=name,
                 ignore_index=self.ignore_index,
                 distributed=num_processes() > 1,
                 progress=False,
                 **options,
             )
-            self.latest[name] = measurement
+            self.latest[name] = measurement = self._means.keep(name, measurement)
             path = f"{self.prefix}/{name}"
             self._has_warned = self._has_warned or warn_of_rounding(measurement, path)
             values = logged(measurement, path, self.metrics)
@@ -198,13 +212,13 @@ class _Batches:
         most: int | None,
         ignore_index: int | None,
     ):
-        self._loader, self._convert, self._most = loader, convert, most
+        self.loader, self._convert, self._most = loader, convert, most
         self._ignored = ignore_index
 
     def __iter__(self) -> Iterator[Any]:
         ignored = self._ignored
-        left = None if ignored is None else _own_samples(self._loader)
-        for number, batch in enumerate(self._loader):
+        left = None if ignored is None else _own_samples(self.loader)
+        for number, batch in enumerate(self.loader):
             if number == self._most:
                 return
             given = self._convert(batch)

@@ -1,6 +1,7 @@
 """Neural collapse as a metric of torchmetrics: update, compute, reset, merge, across processes."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,15 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuralcollapse.checks import check_labels, check_matrix
+from neuralcollapse.checks import check_finite, check_labels, check_matrix
+from neuralcollapse.dealing import (
+    MOST_PARTS,
+    Dealer,
+    PartsAccumulator,
+    first_part,
+    merged,
+    sequence_numbers,
+)
 from neuralcollapse.integrations.adapter import missing
+from neuralcollapse.jackknife import jackknife_intervals, sizes_to_leave_out
 from neuralcollapse.measurement import covariance_conventions
 from neuralcollapse.metrics.evaluation import evaluate
 from neuralcollapse.metrics.noise import rounding_note
 from neuralcollapse.metrics.table import METRICS
 from neuralcollapse.metrics.variability import Weighting
-from neuralcollapse.processes import own_rank
-from neuralcollapse.scalars import check_choice, check_integer
+from neuralcollapse.processes import num_processes, own_rank
+from neuralcollapse.scalars import check_boolean, check_choice, check_integer
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
@@ -45,7 +55,7 @@ class NeuralCollapse(Metric):
     Call `update`, not the metric itself: `forward` also computes the metrics of the batch alone,
     which say little, and merges the full state at every step. Features are not kept, so
     `nc4_disagreement`, `cdnv_directional` and `hug_intra`, which take a second look at them, are
-    left out; `neuralcollapse.measure` has them.
+    left out; `neuralcollapse.measure` has them. What takes statistics alone takes `statistics`.
 
     Where features came in float16 or bfloat16 and rounding made more than a twentieth of their
     within-class variance, the first `compute` that sees it warns.
@@ -65,6 +75,10 @@ class NeuralCollapse(Metric):
             does not tell classes of unequal size apart: "balanced" leaves `nc1` and `vci` nan
             there. `conventions` says it in words.
         ignore_index: samples with this label are left out. Selecting them waits for a GPU.
+        jackknife: also find 95 % intervals, by leaving out one at a time of 20 parts of the data,
+            to which samples, or the sequences that tokens are from, are dealt in turns as by
+            `neuralcollapse.measure`; their ends are in the dictionary as `nc1_low` and `nc1_high`.
+            The state has a row of sums for each part, 20 times the numbers to keep and to gather.
         **kwargs: of `torchmetrics.Metric`.
 
     Raises:
@@ -95,13 +109,15 @@ class NeuralCollapse(Metric):
         global_mean: GlobalMean = "class",
         weighting: Weighting | None = None,
         ignore_index: int | None = None,
+        jackknife: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.dim = check_integer("dim", dim, 1)
-        self.scatter = scatter
-        self.normalize = normalize
+        self.scatter = check_boolean("scatter", scatter)
+        self.normalize = check_boolean("normalize", normalize)
+        self.jackknife = check_boolean("jackknife", jackknife)
         self.global_mean: GlobalMean = check_choice("global_mean", global_mean, ("class", "sample"))
         self.weighting: Weighting | None = weighting
         if weighting is not None:
@@ -112,15 +128,21 @@ class NeuralCollapse(Metric):
             else check_integer("ignore_index", ignore_index, -(1 << 63))
         )
         self._alone = isinstance(metrics, str)
+        if self._alone and jackknife:
+            raise ValueError(
+                f"metrics must be a list with jackknife=True, got {metrics!r} alone, whose result "
+                f"has no room for an interval; use [{metrics!r}]"
+            )
         keys = (metrics,) if isinstance(metrics, str) else metrics
         self.metrics = None if keys is None else self._checked_keys(keys)
         self._classifier = _Shared(None)
         self.weight = weight
-        self._recent: StatisticsAccumulator | None = None
+        self._recent: StatisticsAccumulator | PartsAccumulator | None = None
+        self._dealer: Dealer | None = None
         width = 2 * num_classes + num_classes * dim + (dim * dim if scatter else 0)
         self.add_state(
             "packed",
-            torch.zeros(width, dtype=torch.float64),
+            torch.zeros((MOST_PARTS, width) if jackknife else width, dtype=torch.float64),
             functools.partial(_merged, num_classes=num_classes, dim=dim),
         )
         # Spacing at one of the coarsest half precision that came, or zero.
@@ -129,12 +151,16 @@ class NeuralCollapse(Metric):
 
     @property
     def packed(self) -> Tensor:
-        """The state as one vector; see `statistics` for what is in it."""
+        """The state as one vector, or one for each part; see `statistics` for what is in it."""
         # Batches go into an accumulator, which touches only the rows that occur; they enter the
         # vector when somebody looks at it.
-        if self._recent is not None:
-            both = self._unpacked(self._packed).merge(self._recent.result())
-            self._packed, self._recent = _pack(both), None
+        if isinstance(self._recent, PartsAccumulator):
+            recent = self._recent.result()
+            both = [_pack(a.merge(b)) for a, b in zip(self._unpacked_parts(), recent, strict=True)]
+            self._packed, self._recent = torch.stack(both), None
+        elif self._recent is not None:
+            whole = self._unpacked(self._packed).merge(self._recent.result())
+            self._packed, self._recent = _pack(whole), None
         return self._packed
 
     @packed.setter
@@ -145,15 +171,23 @@ class NeuralCollapse(Metric):
     @property
     def statistics(self) -> ClassStatistics:
         """What was seen so far, by this process or, inside `sync_context`, by all of them."""
-        return self._unpacked(self.packed)
+        return merged(self.parts)
+
+    @property
+    def parts(self) -> list[ClassStatistics]:
+        """The same part by part, for `jackknife_intervals`; one part without the jackknife."""
+        return self._unpacked_parts() if self.packed.dim() > 1 else [self._unpacked(self.packed)]
 
     @property
     def conventions(self) -> dict[str, str]:
         """What the numbers depend on, in the words of `Measurement.conventions`."""
-        return {
+        found = {
             "features": "scaled to unit length" if self.normalize else "raw",
             **covariance_conventions(self.global_mean, self.weighting),
         }
+        if self.jackknife:
+            found["intervals"] = f"95 %, by leaving out one of {MOST_PARTS} parts of the data"
+        return found
 
     @property
     def weight(self) -> Tensor | nn.Module | None:
@@ -192,7 +226,10 @@ class NeuralCollapse(Metric):
             ValueError: if shapes do not fit, a label is out of range, or a feature is not finite;
                 on a GPU the last two come with `compute`.
         """
+        sequences = None
         if isinstance(features, Tensor) and features.dim() > 2 and isinstance(labels, Tensor):
+            if self.jackknife:
+                sequences = sequence_numbers(features, labels, self.ignore_index)
             if labels.shape != features.shape[:-1]:
                 raise ValueError(
                     "labels must have one entry per feature, got shape "
@@ -204,13 +241,15 @@ class NeuralCollapse(Metric):
             labels = check_labels(labels, len(features))
             kept = labels != self.ignore_index
             features, labels = features[kept], labels[kept]
-        if self._recent is None:
-            recent = StatisticsAccumulator(
-                self.num_classes, self.dim, scatter=self.scatter, device=self._packed.device
-            )
+        recent = self._recent or self._accumulator()
+        shown = directions(features) if self.normalize else features
+        if isinstance(recent, PartsAccumulator):
+            if shown.device.type == "cpu":  # elsewhere `compute` finds it
+                check_finite("features", shown)
+            # A copy: what is dealt is held for a while, and the caller may write over it.
+            recent.update(shown.detach().clone(), labels.clone(), sequences)
         else:
-            recent = self._recent
-        recent.update(directions(features) if self.normalize else features, labels)
+            recent.update(shown, labels)
         self._recent = recent
         if features.dtype in _SPACINGS.values():
             self.spacing = self.spacing.clamp(min=torch.finfo(features.dtype).eps)
@@ -236,8 +275,28 @@ class NeuralCollapse(Metric):
             known=others,
         )
         self._warn_of_rounding(statistics)
+        if self.jackknife:
+            values |= self._ends(keys, weight)
+            keys = (*keys, *(f"{key}_{end}" for key in keys for end in ("low", "high")))
         found = {key: statistics.means.new_tensor(values[key]) for key in keys}
         return found[keys[0]] if self._alone else found
+
+    def _ends(self, keys: Sequence[str], weight: Tensor | None) -> dict[str, float]:
+        """Ends of the intervals of these metrics, nan where there is none."""
+        parts, found = self.parts, {}
+        if sum(size > 0 for size in sizes_to_leave_out(parts, merged(parts))) > 1:
+            found = jackknife_intervals(
+                parts,
+                weight,
+                metrics=keys,
+                global_mean=self.global_mean,
+                weighting=self.weighting,
+            )
+        return {
+            f"{key}_{end}": getattr(found.get(key), end, math.nan)
+            for key in keys
+            for end in ("low", "high")
+        }
 
     def _warn_of_rounding(self, statistics: ClassStatistics) -> None:
         dtype = _SPACINGS.get(float(self.spacing))
@@ -253,14 +312,16 @@ class NeuralCollapse(Metric):
         """Add what another metric of the same classes and width has seen, or its state.
 
         Raises:
-            ValueError: if it is of other classes, another width, or only one keeps the scatter.
+            ValueError: if it is of other classes, another width, or only one keeps the scatter, or
+                parts for the jackknife.
         """
         state = incoming_state.get("packed") if isinstance(incoming_state, dict) else None
         other = incoming_state.packed if isinstance(incoming_state, NeuralCollapse) else state
         if isinstance(other, Tensor) and other.shape != self.packed.shape:
             raise ValueError(
-                f"incoming_state must be of num_classes={self.num_classes}, dim={self.dim} and "
-                f"scatter={self.scatter} as this metric, got one of another size"
+                f"incoming_state must be of num_classes={self.num_classes}, dim={self.dim}, "
+                f"scatter={self.scatter} and jackknife={self.jackknife} as this metric, got one of "
+                "another size"
             )
         super().merge_state(incoming_state)
 
@@ -301,8 +362,26 @@ class NeuralCollapse(Metric):
         # Moves, but never rounds: counts and squares do not survive half precision.
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), *args, **kwargs)
 
+    def _accumulator(self) -> StatisticsAccumulator | PartsAccumulator:
+        device = self._packed.device
+        if not self.jackknife:
+            return StatisticsAccumulator(
+                self.num_classes, self.dim, scatter=self.scatter, device=device
+            )
+        # It outlives the states: `forward` forgets these at every batch, which must not all begin
+        # with the same part.
+        if self._dealer is None:
+            first = first_part(own_rank(), num_processes())
+            self._dealer = Dealer(self.num_classes, first=first)
+        return PartsAccumulator(
+            self.num_classes, self.dim, scatter=self.scatter, device=device, dealer=self._dealer
+        )
+
     def _unpacked(self, vector: Tensor) -> ClassStatistics:
         return _unpack(vector, self.num_classes, self.dim)
+
+    def _unpacked_parts(self) -> list[ClassStatistics]:
+        return [self._unpacked(vector) for vector in self._packed]
 
     def _checked_keys(self, keys: Any) -> tuple[str, ...]:
         keys = tuple(keys)
@@ -363,7 +442,9 @@ def _unpack(vector: Tensor, num_classes: int, dim: int) -> ClassStatistics:
 
 
 def _merged(vectors: Tensor, num_classes: int, dim: int) -> Tensor:
-    """The state of all data whose states are the rows."""
+    """The state of all data whose states are the rows, or the slices, with a row for each part."""
+    if vectors.dim() > 2:
+        return torch.stack([_merged(part, num_classes, dim) for part in vectors.unbind(1)])
     parts = (_unpack(vector, num_classes, dim) for vector in vectors)
     return _pack(functools.reduce(ClassStatistics.merge, parts))
 

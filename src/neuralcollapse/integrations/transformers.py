@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from neuralcollapse.batches import run_model, split_batch
 from neuralcollapse.heads import AbstractHead
 from neuralcollapse.integrations.adapter import (
+    MeansOfBefore,
     base_class,
     checked_epochs,
     checked_keys,
@@ -25,7 +26,7 @@ from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.positions import Pooling
 from neuralcollapse.processes import num_processes, own_rank
 from neuralcollapse.scalars import check_choice
-from neuralcollapse.statistics import GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean
 from neuralcollapse.tap import FeatureTap
 
 Task = Literal["sequences", "tokens", "next_tokens"]
@@ -75,6 +76,12 @@ class CollapseCallback(_Callback):
         layers: as of `measure_transformer`. Logged as `collapse/layers/bert.pooler/nc1` and so on,
             and the law that they follow as `collapse/layers/rho` and `.../r_squared`.
         pooling: as of `measure_transformer`.
+        means: whose class means decide in `nc4_disagreement`: "previous" for those of the last
+            measurement of the same data in this training, so that NC4 takes one pass however many
+            features there are (the first takes its own), or the name of other data, such as
+            "train", for its last; by default those of the data itself. `latest` says which.
+        jackknife: also find 95 % intervals, as of `measure_transformer`, and log their ends beside
+            the values, as `collapse/eval/nc1_low` and `collapse/eval/nc1_high`.
 
     Attributes:
         latest: the last measurement of each loader by name, with its layers in `depth`.
@@ -98,6 +105,8 @@ class CollapseCallback(_Callback):
         outsiders: Iterable[Any] | None = None,
         layers: Sequence[str] | Literal["blocks", "all"] | None = None,
         pooling: Pooling = "mean",
+        means: str | None = None,
+        jackknife: bool = False,
     ):
         super().__init__()
         if task is not None:
@@ -117,13 +126,16 @@ class CollapseCallback(_Callback):
                 outsiders=outsiders,
                 layers=layers,
                 pooling=pooling,
+                jackknife=jackknife,
             ),
         }
+        self._means = MeansOfBefore(means, self.loaders or ("train", "eval"))
         self.latest: dict[str, Measurement] = {}
         self._has_warned = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Look for the classifier and the layers before the first epoch rather than after it."""
+        self._means.forget()
         view = _view(
             given["model"], *(self.options[name] for name in ("layer", "task", "vocabulary"))
         )
@@ -139,11 +151,12 @@ class CollapseCallback(_Callback):
             measurement = measure_transformer(
                 given["model"],
                 loader,
+                means=self._means.of(name),
                 split=name,
                 distributed=num_processes() > 1,
                 **self.options,
             )
-            self.latest[name] = measurement
+            self.latest[name] = measurement = self._means.keep(name, measurement)
             path = f"{self.prefix}/{name}"
             self._has_warned = self._has_warned or warn_of_rounding(measurement, path)
             values = logged(measurement, _path(self.prefix, name), self.metrics)
@@ -182,11 +195,13 @@ def measure_transformer(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    means: Measurement | ClassStatistics | None = None,
     scatter: bool | None = None,
     outsiders: Iterable[Any] | None = None,
     layers: Sequence[str] | Literal["blocks", "all"] | None = None,
     pooling: Pooling = "mean",
     split: str | None = None,
+    jackknife: bool = False,
     distributed: bool = False,
 ) -> Measurement:
     """Measure a transformer that classifies sequences or tokens, or predicts the next token.
@@ -209,6 +224,8 @@ def measure_transformer(
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances, "balanced" or "samples", as of `neuralcollapse.measure`.
+        means: whose class means decide in `nc4_disagreement`, such as those of an earlier
+            measurement with the same vocabulary; see `neuralcollapse.measure`.
         scatter: accumulate the (d, d) scatter, as of `neuralcollapse.measure`.
         outsiders: batches as of the loader, of samples that belong to none of the classes, for
             `nc5_orthogonality`; labels are not looked at, and every process takes all of them. Of
@@ -218,6 +235,8 @@ def measure_transformer(
         pooling: how layers that give (N, T, d) become one row for each sequence: the "mean" over
             all positions, padding too, or "flatten".
         split: what the data is, for the record, e.g. "train".
+        jackknife: also find 95 % intervals, as of `neuralcollapse.measure`. Of tasks by token,
+            whole sequences are left out, since tokens of one are not independent.
         distributed: the loader holds one process's part of the data.
 
     Raises:
@@ -247,11 +266,13 @@ def measure_transformer(
         normalize=normalize,
         global_mean=global_mean,
         weighting=weighting,
+        means=means,
         scatter=scatter,
         outsiders=None if outsiders is None else _Labelled(outsiders, lambda labels: labels),
         layers=layers,
         pooling=pooling,
         split=split,
+        jackknife=jackknife,
         distributed=distributed,
         progress=False,
     )
@@ -383,17 +404,17 @@ class _Labelled:
     """Batches with labels made to go with the features, as often as wanted."""
 
     def __init__(self, loader: Iterable[Any], relabel: Callable[[Tensor], Tensor]):
-        self._loader, self._relabel = loader, relabel
+        self.loader, self._relabel = loader, relabel
 
     def __iter__(self) -> Iterator[tuple[Mapping[str, Any], Tensor]]:
-        for batch in self._loader:
+        for batch in self.loader:
             fields, labels = split_batch(batch)
             if not isinstance(fields, Mapping):
                 raise TypeError(
                     "loader must yield dictionaries with labels, got a "
                     f"{type(batch).__name__}; use neuralcollapse.measure"
                 )
-            yield fields, _without_repeats(self._loader, self._relabel(labels))
+            yield fields, _without_repeats(self.loader, self._relabel(labels))
 
 
 def _without_repeats(loader: Any, labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from neuralcollapse.energy import (
 )
 from neuralcollapse.losses.loss import AbstractLoss
 from neuralcollapse.processes import num_processes, sum_over_processes
-from neuralcollapse.scalars import check_choice, check_integer, check_number
+from neuralcollapse.scalars import check_boolean, check_choice, check_integer, check_number
 
 # Closer proxies coincide; distances below the second enter a power linearly.
 _COINCIDENT, _LINEAR_BELOW = 1e-12, 1e-6
@@ -120,9 +120,9 @@ class HUG(AbstractLoss):
                 f"intra_power must lie in [-2, 0), got {intra_power}; a power of 0 or more has no "
                 "finite value at collapse"
             )
-        self.detach_proxies = detach_proxies
-        self.class_balanced = class_balanced
-        self.synchronise = synchronise
+        self.detach_proxies = check_boolean("detach_proxies", detach_proxies)
+        self.class_balanced = check_boolean("class_balanced", class_balanced)
+        self.synchronise = check_boolean("synchronise", synchronise)
         self.jitter = check_number("jitter", jitter, minimum=0, exclusive=True)
         self.min_distance = check_number("min_distance", min_distance, minimum=0, exclusive=True)
         self.inter_every = check_integer("inter_every", inter_every, minimum=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.geometry import gram_distance, simplex_gram
 from neuralcollapse.metrics.pairs import block_pairs, drawn_pairs, pair_blocks, pair_count
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Below this share of the terms that it is the difference of, a variance has lost four digits.
 _CANCELLED = 1e-4
@@ -115,7 +115,7 @@ def nc2_equinorm(statistics: ClassStatistics, *, global_mean: GlobalMean = "clas
 
     Blind to angles.
     """
-    return equinorm(statistics.centred_means(global_mean))
+    return equinorm(check_statistics(statistics).centred_means(global_mean))
 
 
 def nc2_equiangle(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
@@ -127,7 +127,7 @@ def nc2_equiangle(statistics: ClassStatistics, *, global_mean: GlobalMean = "cla
 
     Blind to norms, and to what the common cosine is.
     """
-    return equiangle(statistics.centred_means(global_mean))
+    return equiangle(check_statistics(statistics).centred_means(global_mean))
 
 
 def nc2_max_angle(
@@ -146,7 +146,7 @@ def nc2_max_angle(
     Blind to norms. The deviations are absolute: signed ones average to zero for every centred
     arrangement of equal norms.
     """
-    centred = statistics.centred_means(global_mean)
+    centred = check_statistics(statistics).centred_means(global_mean)
     return max_angle(centred, num_pairs=num_pairs, generator=generator)
 
 
@@ -159,7 +159,7 @@ def nc2_etf_distance(statistics: ClassStatistics, *, global_mean: GlobalMean = "
 
     Sees norms and angles at once.
     """
-    return etf_distance(statistics.centred_means(global_mean))
+    return etf_distance(check_statistics(statistics).centred_means(global_mean))
 
 
 def nc2w_equinorm(weight: Tensor) -> Tensor:

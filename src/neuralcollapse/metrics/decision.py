@@ -7,7 +7,7 @@ from torch.nn.functional import linear
 from neuralcollapse.checks import check_matrix, check_vector
 from neuralcollapse.precision import FullPrecision
 from neuralcollapse.sphere import directions
-from neuralcollapse.statistics import ClassStatistics
+from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 # Scores per block: 2^22 floats are 16 MiB.
 _BLOCK_SCORES = 1 << 22
@@ -36,7 +36,7 @@ class NearestMean:
     """
 
     def __init__(self, statistics: ClassStatistics):
-        self._classes = statistics.seen.nonzero().squeeze(1)
+        self._classes = check_statistics(statistics).seen.nonzero().squeeze(1)
         self._centre = statistics.global_mean()
         self._means = statistics.seen_means
         self._moved: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
@@ -212,7 +212,7 @@ def nc4_disagreement(
     Raises:
         ValueError: if shapes do not fit.
     """
-    classes, dim = statistics.num_classes, statistics.dim
+    classes, dim = check_statistics(statistics).num_classes, statistics.dim
     check_matrix("features", features, columns=dim, why="the width of the class means")
     check_matrix("weight", weight, rows=classes, columns=dim, why="the shape of the class means")
     if bias is not None:

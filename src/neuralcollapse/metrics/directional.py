@@ -5,7 +5,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
 from neuralcollapse.precision import FullPrecision
-from neuralcollapse.statistics import ClassStatistics
+from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 # Entries of one block of scores: 2^20 doubles are 8 MiB.
 _BLOCK_SCORES = 1 << 20
@@ -51,6 +51,7 @@ def cdnv_directional(statistics: ClassStatistics, features: Tensor, labels: Tens
         >>> float(cdnv_directional(statistics, features, labels))
         0.0625
     """
+    check_statistics(statistics)
     check_matrix("features", features, columns=statistics.dim, why="the width of the class means")
     labels = check_labels(labels, len(features))
     check_label_range(labels, statistics.num_classes)
@@ -75,7 +76,7 @@ class DirectionalSpread:
     """
 
     def __init__(self, statistics: ClassStatistics):
-        seen = statistics.seen
+        seen = check_statistics(statistics).seen
         self._place = (seen.cumsum(0) - 1).clamp(min=0)  # of a class among those seen
         self._origin = statistics.global_mean().double()
         self._own_means = statistics.means.double()

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from neuralcollapse.checks import check_matrix
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Classes at a time: of a million, double copies would take gigabytes.
 _ROWS = 1 << 13
@@ -121,7 +121,7 @@ def _matched(
     statistics: ClassStatistics, weight: Tensor, global_mean: GlobalMean
 ) -> tuple[Tensor, Tensor]:
     """Rows of the classifier as given, and centred means in float64, of the classes seen."""
-    classes, dim = statistics.num_classes, statistics.dim
+    classes, dim = check_statistics(statistics).num_classes, statistics.dim
     check_matrix("weight", weight, rows=classes, columns=dim, why="the shape of the class means")
     centred = statistics.centred_means(global_mean).double()
     seen = statistics.seen

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuralcollapse.metrics.table import METRICS, Metric
 from neuralcollapse.metrics.variability import Weighting
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Of more classes a sweep over all pairs takes minutes a metric, and an hour for a million.
 _MOST_SWEPT = 1 << 15
@@ -42,6 +42,7 @@ def evaluate(
         Values, nan where undefined or infinite, and the reason for each nan. A metric of features
         from outside of the classes is left out where it is not known.
     """
+    check_statistics(statistics)
     if weight is not None:
         weight = weight.detach().to(statistics.means.device)
     values: dict[str, float] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.frames.frame import Frame
 from neuralcollapse.metrics.pairs import pair_blocks
-from neuralcollapse.statistics import ClassStatistics
+from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 
 def frame_deviation(statistics: ClassStatistics, target: Frame | Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def frame_duality(statistics: ClassStatistics, frame: Frame) -> Tensor:
             f"frame must be a Frame, got {type(frame).__name__}; a Gram matrix has "
             "forgotten the vectors"
         )
-    classes, dim = statistics.num_classes, statistics.dim
+    classes, dim = check_statistics(statistics).num_classes, statistics.dim
     check_matrix(
         "frame.vectors", frame.vectors, rows=classes, columns=dim, why="the shape of the means"
     )
@@ -118,7 +118,7 @@ def _gaps(statistics: ClassStatistics, target: Frame | Tensor) -> Iterator[Tenso
         raise TypeError(
             f"target must be a Frame or its Gram matrix (K, K), got {type(target).__name__}"
         )
-    classes, seen = statistics.num_classes, statistics.seen
+    classes, seen = check_statistics(statistics).num_classes, statistics.seen
     means = statistics.seen_means.double()
     units = means / means.norm(dim=1, keepdim=True)
     if isinstance(target, Frame):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Mean square of the spacing of numbers over them, in units of the format's epsilon, over the
 # twelve of a uniform error: an integral over one binade.
@@ -44,7 +44,7 @@ def nc1_trace_unbiased(statistics: ClassStatistics, *, global_mean: GlobalMean =
         >>> round(float(nc1_trace_unbiased(statistics)), 6)  # 3 / (4 - 3/4)
         0.923077
     """
-    centred = statistics.centred_means(global_mean).double()
+    centred = check_statistics(statistics).centred_means(global_mean).double()
     counts = statistics.counts[statistics.seen].to(centred)
     spread = statistics.spread[statistics.seen].to(centred)
     num_seen, freedom = len(centred), float(counts.sum()) - len(centred)
@@ -130,7 +130,7 @@ def rounding_share(statistics: ClassStatistics, dtype: torch.dtype) -> float:
         >>> rounding_share(statistics, torch.bfloat16) < 1e-4
         True
     """
-    seen = statistics.seen
+    seen = check_statistics(statistics).seen
     squares = statistics.counts[seen] * statistics.means[seen].double().square().sum(1)
     spread = float(statistics.spread.double().sum())
     noise = _ROUNDING * torch.finfo(dtype).eps ** 2 * (float(squares.sum()) + spread)

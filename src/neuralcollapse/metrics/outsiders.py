@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_finite, check_matrix
-from neuralcollapse.statistics import ClassStatistics
+from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 
 def nc5_orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> Tensor:
@@ -34,6 +34,7 @@ def nc5_orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> Tensor:
         >>> float(nc5_orthogonality(statistics, outsiders))
         0.0
     """
+    check_statistics(statistics)
     check_matrix("outsiders", outsiders, columns=statistics.dim, why="the width of the class means")
     check_finite("outsiders", outsiders)
     means = statistics.seen_means.double()

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
+from neuralcollapse.scalars import check_boolean
 from neuralcollapse.sphere import directions
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Features per block: 2^20 floats are 4 MiB.
 _BLOCK_FEATURES = 1 << 20
@@ -38,6 +39,7 @@ def hug_intra(
         0-d float64; nan without samples, for a mean without direction, or for samples of a class
         that the statistics have not seen.
     """
+    check_statistics(statistics)
     check_matrix("features", features, columns=statistics.dim, why="the width of the class means")
     labels = check_labels(labels, len(features))
     check_label_range(labels, statistics.num_classes)
@@ -68,7 +70,8 @@ class SpreadWithin:
         global_mean: GlobalMean = "class",
         single: bool = False,
     ):
-        self._means = statistics.means.double()
+        check_boolean("centred", centred)
+        self._means = check_statistics(statistics).means.double()
         # From differences: means that coincide have no direction, and not that of their rounding.
         moved = statistics.centred_means(global_mean) if centred else statistics.seen_means
         self._broken = bool((moved == 0).all(1).any())

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.spectrum import mean_spectrum
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 
 def effective_rank(statistics: ClassStatistics, *, global_mean: GlobalMean = "class") -> Tensor:
@@ -35,7 +35,7 @@ def effective_rank(statistics: ClassStatistics, *, global_mean: GlobalMean = "cl
         >>> round(float(effective_rank(statistics)), 6)
         3.0
     """
-    centred = statistics.centred_means(global_mean).double()
+    centred = check_statistics(statistics).centred_means(global_mean).double()
     if len(centred) < 2:
         return centred.new_full((), torch.nan)
     wide = centred.shape[0] > centred.shape[1]
@@ -67,7 +67,7 @@ def features_effective_rank(statistics: ClassStatistics) -> Tensor:
         >>> round(float(features_effective_rank(statistics)), 6)  # shares 0.8 and 0.2
         1.649385
     """
-    within = statistics.within_covariance.double()
+    within = check_statistics(statistics).within_covariance.double()
     if not statistics.num_samples:
         return within.new_full((), torch.nan)
     centred = statistics.centred_means("sample").double()
@@ -109,7 +109,7 @@ def nc3_subspace(
         >>> round(float(nc3_subspace(statistics, weight)), 6)  # 45 degrees
         0.707107
     """
-    classes, dim = statistics.num_classes, statistics.dim
+    classes, dim = check_statistics(statistics).num_classes, statistics.dim
     check_matrix("weight", weight, rows=classes, columns=dim, why="the shape of the class means")
     centred = statistics.centred_means(global_mean).double()
     if len(centred) < 2:

@@ -13,8 +13,8 @@ from torch import Tensor
 from neuralcollapse.energy import gaussian_energy
 from neuralcollapse.frames import one_vs_rest_distance, reference_energy
 from neuralcollapse.metrics.pairs import pair_count, squared_distances
-from neuralcollapse.scalars import check_number
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.scalars import check_boolean, check_number
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Two bounds on a distance, computed in different ways, differ by rounding.
 _ROUNDING = 1e-12
@@ -256,6 +256,8 @@ def hug_inter(
 
 def _units(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) -> Tensor:
     """(K seen, d) float64, the directions of the class means; nan for a zero one."""
+    check_statistics(statistics)
+    check_boolean("centred", centred)
     means = statistics.centred_means(global_mean) if centred else statistics.seen_means.clone()
     means = means.double()
     return means.div_(means.norm(dim=1, keepdim=True))

@@ -9,7 +9,7 @@ from torch import Tensor
 from neuralcollapse.metrics.pairs import block_pairs, drawn_pairs, pair_blocks, pair_count
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.spectrum import mean_spectrum
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 Weighting = Literal["balanced", "samples"]
 
@@ -184,7 +184,7 @@ class BalancedScatter:
 
     def __init__(self, statistics: ClassStatistics):
         self._statistics = statistics
-        counts = statistics.counts.clamp(min=1).double()
+        counts = check_statistics(statistics).counts.clamp(min=1).double()
         share = statistics.num_samples / max(1, int(statistics.seen.sum()))
         self._scales = (share / counts).sqrt()
         self._means = statistics.means.double()
@@ -235,7 +235,7 @@ def cdnv(
         >>> float(cdnv(ClassStatistics.from_features(features, labels, num_classes=2)))
         0.09375
     """
-    means = statistics.centred_means().double()
+    means = check_statistics(statistics).centred_means().double()
     variances = statistics.variances.double()
     num_seen = len(means)
     if num_seen < 2:
@@ -265,7 +265,7 @@ def _weighted_means(
     """(K seen, d), rows whose Gram matrix over K is the between-class covariance."""
     if weighting is not None:
         check_choice("weighting", weighting, ("balanced", "samples"))
-    centred = statistics.centred_means(global_mean).double()
+    centred = check_statistics(statistics).centred_means(global_mean).double()
     if weighting != "samples":
         return centred
     share = statistics.counts[statistics.seen].double() / statistics.num_samples

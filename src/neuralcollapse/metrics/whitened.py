@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.spectrum import mean_spectrum
-from neuralcollapse.statistics import ClassStatistics, GlobalMean
+from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Features per block: 2^20 doubles are 8 MiB.
 _BLOCK_FEATURES = 1 << 20
@@ -39,7 +39,7 @@ class WhitenedSpread:
     """
 
     def __init__(self, statistics: ClassStatistics, *, global_mean: GlobalMean = "class"):
-        self._means = statistics.means.double()
+        self._means = check_statistics(statistics).means.double()
         centred = statistics.centred_means(global_mean).double()
         singular, directions = mean_spectrum(centred, statistics.seen_means)
         self._projection = directions / singular[:, None]
@@ -76,7 +76,7 @@ def between_condition(
     Returns:
         The rank, and the condition, nan for fewer than two classes.
     """
-    centred = statistics.centred_means(global_mean).double()
+    centred = check_statistics(statistics).centred_means(global_mean).double()
     num_seen, dim = centred.shape
     if num_seen < 2 or not bool(centred.any()):
         return 0, math.nan

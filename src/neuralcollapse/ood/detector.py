@@ -129,8 +129,8 @@ class AbstractDetector(ABC):
 
         Raises:
             RuntimeError: if the detector was not fitted.
-            ValueError: if the width is not that of the features it was fitted on, or a value is
-                not finite.
+            ValueError: if the width is not that of the features it was fitted on, or a value or
+                a score is not finite.
         """
         if self._dim is None:
             raise RuntimeError(
@@ -138,8 +138,15 @@ class AbstractDetector(ABC):
             )
         check_matrix("features", features, columns=self._dim, why="as fitted")
         check_finite("features", features)
-        scores = [self._score(block.double()) for block in blocks(features.detach())]
-        return torch.cat(scores) if scores else features.new_zeros(0, dtype=torch.float64)
+        if not len(features):
+            return features.new_zeros(0, dtype=torch.float64)
+        scores = torch.cat([self._score(block.double()) for block in blocks(features.detach())])
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(
+                "features must be small enough for their squares, got a score that is not finite; "
+                "scale them down"
+            )
+        return scores
 
     @abstractmethod
     def _fit(self, features: Tensor, labels: Tensor | None) -> None:
@@ -188,4 +195,9 @@ def second_moment(features: Tensor, origin: Tensor, scale: Tensor | None = None)
         moved = block.double() - origin
         moved = moved if scale is None else moved / scale
         total += moved.T @ moved
+    if not bool(torch.isfinite(total).all()):
+        raise ValueError(
+            "features must be small enough for their squares, got a sum that overflows; scale them "
+            "down"
+        )
     return total / len(features)

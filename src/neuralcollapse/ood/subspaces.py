@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.ood.detector import AbstractDetector, blocks, second_moment
-from neuralcollapse.scalars import check_integer
+from neuralcollapse.scalars import check_boolean, check_integer
 
 # Below this share of the typical spread a coordinate is constant, and scaling it would blow it up.
 _CONSTANT = 1e-12
@@ -52,7 +52,8 @@ class NECO(AbstractDetector):
     ):
         super().__init__(model, layer=layer, weight=weight, bias=bias)
         self.dim = None if dim is None else check_integer("dim", dim, 1)
-        self.standardize, self.times_max_logit = standardize, times_max_logit
+        self.standardize = check_boolean("standardize", standardize)
+        self.times_max_logit = check_boolean("times_max_logit", times_max_logit)
 
     def _fit(self, features: Tensor, labels: Tensor | None) -> None:
         if self.times_max_logit and self.weight is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_matrix, check_vector
 from neuralcollapse.geometry import Geometry
+from neuralcollapse.scalars import check_boolean
 from neuralcollapse.statistics import ClassStatistics
 from neuralcollapse.theory.comparison import balance, compared, verdicts
 from neuralcollapse.theory.matrices import FactoredMatrix, GroupedMatrix, log_partition
@@ -214,6 +215,7 @@ class Prediction:
         Args:
             grams: with the Gram matrices, which hold K^2 numbers; None in their place otherwise.
         """
+        check_boolean("grams", grams)
         return {
             "kind": self.kind,
             "regime": self.regime,
