@@ -11,15 +11,12 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean
 # Below this share of the terms that it is the difference of, a variance has lost four digits.
 _CANCELLED = 1e-4
 
-MAX_ANGLE = PairMean(
-    lambda pairs: (pairs.cosines + 1 / (len(pairs.vectors) - 1)).abs().sum(),
-)
-"""What `max_angle` takes from pairs of vectors."""
+# What `max_angle` and `equiangle` are made of.
+MAX_ANGLE = PairMean(lambda pairs: (pairs.cosines + 1 / (len(pairs.vectors) - 1)).abs().sum())
 EQUIANGLE = PairMean(
     lambda pairs: (pairs.cosines - pairs.vectors.mean_cosine).square().sum(),
     lambda mean, num_vectors, dim: mean.sqrt(),
 )
-"""What `equiangle` takes from pairs of vectors."""
 
 
 def equinorm(vectors: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class PairMean:
     Attributes:
         of_block: the sum over a block of pairs, or several in one tensor.
         result: the metric, from the mean and the shape (K, d) of the vectors.
-        log: both are logarithms, of the sum and of the mean.
+        log: whether sum and mean are handed on as their logarithms.
     """
 
     of_block: Callable[[Pairs], Tensor]

@@ -28,10 +28,11 @@ from neuralcollapse.metrics.pairs import PairMean
 from neuralcollapse.metrics.spread_within import hug_intra
 from neuralcollapse.metrics.subspaces import effective_rank, nc3_subspace
 from neuralcollapse.metrics.uniformity import (
+    ENERGY_GAP,
+    GAUSSIAN,
+    HUG_INTER,
     LOG_MEAN,
     LOG_VARIANCE,
-    energy_gap,
-    gaussian,
     gnc2_energy_gap,
     gnc2_gaussian,
     gnc2_log_mean,
@@ -39,7 +40,6 @@ from neuralcollapse.metrics.uniformity import (
     gnc2_margin,
     hug_inter,
     least_mean_energy,
-    riesz,
 )
 from neuralcollapse.metrics.variability import CDNV, cdnv, nc1, nc1_trace_ratio, vci
 
@@ -309,7 +309,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         regime="general",
         pairs=True,
-        of_pairs=energy_gap(),
+        of_pairs=ENERGY_GAP,
     ),
     _row(
         gnc2_log_mean,
@@ -342,7 +342,7 @@ METRICS: tuple[Metric, ...] = (
         at_collapse=_gaussian_potential,
         regime="general",
         pairs=True,
-        of_pairs=gaussian(),
+        of_pairs=GAUSSIAN,
     ),
     _row(
         gnc2_margin,
@@ -401,7 +401,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         at_collapse=_riesz_energy,
         pairs=True,
-        of_pairs=riesz(2.0),
+        of_pairs=HUG_INTER,
     ),
     _row(
         hug_intra,

@@ -10,15 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from neuralcollapse.frames import one_vs_rest_distance, reference_energy
+from neuralcollapse.frames import reference_energy, softmax_code_margin
 from neuralcollapse.metrics.pairs import PairMean, Pairs, Vectors, pair_metrics
 from neuralcollapse.scalars import check_number
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
-
-# Two bounds on a distance, computed in different ways, differ by rounding.
-_ROUNDING = 1e-12
-# With smaller pivots the inverse of a Gram matrix loses more than half of the digits.
-_LEAST_PIVOT = 1e-3
 
 
 def gnc2_energy_gap(
@@ -66,7 +61,7 @@ def gnc2_energy_gap(
     """
     power = check_number("power", power, minimum=-2, exclusive=True)
     vectors = _vectors(statistics, centred, global_mean)
-    return pair_metrics(vectors, [energy_gap(power, reference)], num_pairs, generator)[0]
+    return pair_metrics(vectors, [_energy_gap(power, reference)], num_pairs, generator)[0]
 
 
 def least_mean_energy(num_classes: int, dim: int, power: float) -> float:
@@ -165,7 +160,7 @@ def gnc2_gaussian(
     """
     scale = check_number("scale", scale, minimum=0, exclusive=True)
     vectors = _vectors(statistics, centred, global_mean)
-    return pair_metrics(vectors, [gaussian(scale)], num_pairs, generator)[0]
+    return pair_metrics(vectors, [_gaussian(scale)], num_pairs, generator)[0]
 
 
 def gnc2_margin(
@@ -245,11 +240,11 @@ def hug_inter(
         if two directions coincide.
     """
     vectors = _vectors(statistics, centred, global_mean)
-    return pair_metrics(vectors, [riesz(2.0)], num_pairs, generator)[0]
+    return pair_metrics(vectors, [HUG_INTER], num_pairs, generator)[0]
 
 
-def riesz(power: float) -> PairMean:
-    """The mean Riesz energy of directions, for a power other than 0; infinite if some coincide."""
+def _riesz(power: float) -> PairMean:
+    """The mean Riesz energy for a power other than 0; infinite if directions coincide."""
     sign = math.copysign(1, power)
     return PairMean(lambda pairs: sign * pairs.squared.pow(-power / 2).sum())
 
@@ -265,36 +260,36 @@ def _log_variance(moments: Tensor, num_vectors: int, dim: int) -> Tensor:
     return (second - first.square()).clamp(min=0) / 4
 
 
-LOG_MEAN = PairMean(lambda pairs: pairs.logs.sum(), _log_mean)
-"""What `gnc2_log_mean` takes from pairs of class means."""
-LOG_VARIANCE = PairMean(
-    lambda pairs: torch.stack([pairs.logs.sum(), pairs.logs.square().sum()]), _log_variance
-)
-"""What `gnc2_log_variance` takes from pairs of class means."""
-
-
-def energy_gap(power: float = 0.0, reference: float | None = None) -> PairMean:
-    """What `gnc2_energy_gap` takes from pairs of class means."""
-    mean_energy = riesz(power) if power else LOG_MEAN
+def _energy_gap(power: float = 0.0, reference: float | None = None) -> PairMean:
+    energy = _riesz(power) if power else LOG_MEAN
 
     def gap(mean: Tensor, num_vectors: int, dim: int) -> Tensor:
-        energy = mean_energy.result(mean, num_vectors, dim)
-        if not bool(energy.isfinite()):
-            return energy
+        value = energy.result(mean, num_vectors, dim)
+        if not bool(value.isfinite()):
+            return value
         least = least_mean_energy(num_vectors, dim, power) if reference is None else reference
-        return energy - least
+        return value - least
 
-    return PairMean(mean_energy.of_block, gap)
+    return PairMean(energy.of_block, gap)
 
 
-def gaussian(scale: float = 2.0) -> PairMean:
-    """What `gnc2_gaussian` takes from pairs of class means; logarithms, as terms may vanish."""
-
+def _gaussian(scale: float) -> PairMean:
     def log_sum(pairs: Pairs) -> Tensor:
+        # All terms may vanish, but not beside the largest.
         most = -scale * pairs.squared.amin()
         return torch.sub(-most, pairs.squared, alpha=scale).exp().sum().log() + most
 
     return PairMean(log_sum, log=True)
+
+
+# What the metrics are made of, with their default arguments.
+LOG_MEAN = PairMean(lambda pairs: pairs.logs.sum(), _log_mean)
+LOG_VARIANCE = PairMean(
+    lambda pairs: torch.stack([pairs.logs.sum(), pairs.logs.square().sum()]), _log_variance
+)
+ENERGY_GAP = _energy_gap()
+GAUSSIAN = _gaussian(2.0)
+HUG_INTER = _riesz(2.0)
 
 
 def _vectors(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) -> Vectors:
@@ -320,32 +315,8 @@ def _best_margin(num_classes: int, dim: int) -> float:
 
 
 def _margin(units: Tensor) -> float:
-    """Smallest one-vs-rest distance, by as few quadratic programs as lower bounds leave."""
-    count, dim = units.shape
-    if count < dim:
+    """Smallest one-vs-rest distance."""
+    if len(units) < units.shape[1]:
         # The same distances in as many dimensions as there are classes.
         units = torch.linalg.qr(units.T, mode="r").R.T
-    least = math.inf
-    bounds, order = _one_vs_rest_bounds(units).sort()
-    for bound, k in zip(bounds.tolist(), order, strict=True):
-        if least <= bound + _ROUNDING:
-            break
-        least = min(least, float(one_vs_rest_distance(units, k[None])))
-    return least
-
-
-def _one_vs_rest_bounds(units: Tensor) -> Tensor:
-    """(K,), lower bounds of the one-vs-rest distances.
-
-    The others lie in the half-space up to their largest cosine, and in their affine hull, whose
-    distance follows from the inverse Gram matrix of affinely independent points.
-    """
-    count = len(units)
-    cosines = units @ units.T
-    bounds = 1 - cosines.masked_fill(torch.eye(count, dtype=torch.bool), -1.0).amax(1)
-    moved = units - units.mean(0)
-    factor, failed = torch.linalg.cholesky_ex(moved @ moved.T + 1 / count)
-    if not bool(failed) and float(factor.diagonal().min()) > _LEAST_PIVOT:
-        squares = torch.cholesky_inverse(factor).diagonal() - 1 / count
-        bounds = bounds.maximum(squares.rsqrt())
-    return bounds
+    return softmax_code_margin(units)

@@ -238,8 +238,8 @@ def _variances_over_gaps(pairs: Pairs) -> Tensor:
     return ((own + other) / pairs.gaps).sum() / 2
 
 
+# What `cdnv` is made of.
 CDNV = PairMean(_variances_over_gaps)
-"""What `cdnv` takes from pairs of class means."""
 
 
 def _weighted_means(
