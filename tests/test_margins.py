@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+import neuralcollapse.frames.margins
 from neuralcollapse import (
     max_cosine,
     one_vs_rest_distance,
@@ -47,6 +48,54 @@ def test_the_polygon(num_classes: int) -> None:
     torch.testing.assert_close(
         distances, torch.full((num_classes,), expected, dtype=torch.float64), rtol=1e-10, atol=0
     )
+
+
+ARRANGEMENTS = {
+    "directions": lambda: random_directions(60, 64),
+    "more than dimensions": lambda: random_directions(60, 9),
+    "around zero": lambda: random_directions(60, 3),
+    "clusters": lambda: random_directions(10, 20).repeat(4, 1) + 0.1 * random_directions(40, 20, 1),
+    "of low rank": lambda: (
+        random_directions(40, 5) @ random_directions(5, 30, 1) + 0.1 * random_directions(40, 30, 2)
+    ),
+    "almost a simplex": lambda: (
+        simplex_etf(40, 40, dtype=torch.float64).vectors + 0.01 * random_directions(40, 40)
+    ),
+    "twins": lambda: random_directions(20, 30).repeat(2, 1),
+    "a class in the middle of others": lambda: torch.cat(
+        [random_directions(20, 12)[:, :11].abs(), torch.ones(20, 1).double()], dim=1
+    ).index_fill(0, torch.tensor([7]), 0.5),
+    "two": lambda: random_directions(2, 5),
+    "three in a plane": lambda: random_directions(3, 2),
+}
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+@pytest.mark.parametrize("block", [1 << 20, 100])
+def test_the_least_distance_is_that_of_all(
+    name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds leave out problems, never the answer."""
+    monkeypatch.setattr(neuralcollapse.frames.margins, "_BLOCK_WEIGHTS", block)
+    points = ARRANGEMENTS[name]()
+    distances = one_vs_rest_distance(points)
+    # The same problems, solved alike; where all lie among the others, solved to 1e-12.
+    assert softmax_code_margin(points) == pytest.approx(float(distances.min()), rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["directions", "clusters", "almost a simplex", "around zero"])
+def test_few_problems_are_solved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from collapse too, where no bound is tight from the start."""
+    solved = []
+    solve = neuralcollapse.frames.margins._hull_distance
+    monkeypatch.setattr(
+        neuralcollapse.frames.margins,
+        "_hull_distance",
+        lambda *given: solved.append(given) or solve(*given),
+    )
+    softmax_code_margin(ARRANGEMENTS[name]())
+    # One at each of nine looks, and a few in the end: of 40 or 60.
+    assert 1 <= len(solved) <= 12
 
 
 def test_right_angles() -> None:

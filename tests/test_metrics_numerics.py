@@ -154,7 +154,7 @@ def test_the_variation_of_angles_takes_no_pairs_where_it_has_many_digits(
     units = vectors.double() / vectors.double().norm(dim=1, keepdim=True)
     above = torch.ones(num_vectors, num_vectors).triu(1).bool()
     cosines = (units @ units.T)[above]
-    monkeypatch.setattr("neuralcollapse.metrics.angles.pair_blocks", None)
+    monkeypatch.setattr("neuralcollapse.metrics.angles.pair_metrics", None)
     # Of a variance 1e-4 of its terms, 12 digits are left.
     assert float(equiangle(vectors)) == pytest.approx(float(cosines.std(correction=0)), rel=1e-11)
 

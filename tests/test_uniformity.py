@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 import neuralcollapse as nc
+import neuralcollapse.frames.margins
 import neuralcollapse.metrics.spread_within
-import neuralcollapse.metrics.uniformity
 import reference.metrics
 from cases.worlds import cross_polytope, rotation, simplex_vertices
 from neuralcollapse import METRICS, ClassStatistics
@@ -173,13 +174,13 @@ def test_the_margin_is_that_of_every_class_searched(shape: tuple[int, int], seed
 
 def test_near_collapse_one_program_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    solve = nc.one_vs_rest_distance
+    solve = neuralcollapse.frames.margins._hull_distance
 
-    def counted(units: Tensor, rows: Tensor) -> Tensor:
-        calls.append(rows)
-        return solve(units, rows)
+    def counted(*given: Any) -> float:
+        calls.append(given)
+        return solve(*given)
 
-    monkeypatch.setattr(neuralcollapse.metrics.uniformity, "one_vs_rest_distance", counted)
+    monkeypatch.setattr(neuralcollapse.frames.margins, "_hull_distance", counted)
     vectors = torch.from_numpy(simplex_vertices(50, 64)) + 1e-3 * normals(50, 64)
     assert 0.9 < float(nc.gnc2_margin(points(vectors))) < 1
     assert len(calls) <= 2

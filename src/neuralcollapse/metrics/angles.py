@@ -1,17 +1,22 @@
 """NC2: are the class means, or the rows of the classifier, a simplex equiangular tight frame?"""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.geometry import gram_distance, simplex_gram
-from neuralcollapse.metrics.pairs import block_pairs, drawn_pairs, pair_blocks, pair_count
+from neuralcollapse.metrics.pairs import PairMean, Vectors, pair_metrics
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 # Below this share of the terms that it is the difference of, a variance has lost four digits.
 _CANCELLED = 1e-4
+
+# What `max_angle` and `equiangle` are made of.
+MAX_ANGLE = PairMean(lambda pairs: (pairs.cosines + 1 / (len(pairs.vectors) - 1)).abs().sum())
+EQUIANGLE = PairMean(
+    lambda pairs: (pairs.cosines - pairs.vectors.mean_cosine).square().sum(),
+    lambda mean, num_vectors, dim: mean.sqrt(),
+)
 
 
 def equinorm(vectors: Tensor) -> Tensor:
@@ -40,22 +45,17 @@ def equiangle(vectors: Tensor) -> Tensor:
     Returns:
         0-d float64, in [0, 1]; nan for fewer than two vectors or a zero vector.
     """
-    units = _units(vectors)
-    num_pairs = len(units) * (len(units) - 1) / 2
-    if not num_pairs:
-        return units.new_full((), torch.nan)
-    # The mean cosine follows from the sum of the unit vectors, so one sweep is enough.
-    mean = (units.sum(0).square().sum() - units.norm().square()) / (2 * num_pairs)
-    if len(units) > units.shape[1]:
+    all_vectors = Vectors(check_matrix("vectors", vectors))
+    count, dim = all_vectors.rows.shape
+    if count > max(dim, 1):
         # The sum of all squared cosines is that of the squared entries of V^T V, which is d x d.
-        whole = (units.T @ units).square().sum() / (2 * num_pairs)
-        variance = whole - units.norm(dim=1).pow(4).sum() / (2 * num_pairs) - mean.square()
+        units = all_vectors.rows / all_vectors.norms[:, None]
+        whole = (units.T @ units).square().sum() / (count * (count - 1))
+        own = units.norm(dim=1).pow(4).sum() / (count * (count - 1))
+        variance = whole - own - all_vectors.mean_cosine.square()
         if bool(variance > _CANCELLED * whole):
             return variance.sqrt()
-    total = units.new_zeros(())
-    for cosines in _cosines(units, None, None):
-        total = total + (cosines - mean).square().sum()
-    return (total / num_pairs).sqrt()
+    return pair_metrics(all_vectors, [EQUIANGLE])[0]
 
 
 def max_angle(
@@ -73,13 +73,8 @@ def max_angle(
     Returns:
         0-d float64, in [0, 2]; nan for fewer than two vectors or a zero vector.
     """
-    units = _units(vectors)
-    if len(units) < 2:
-        return units.new_full((), torch.nan)
-    total = units.new_zeros(())
-    for cosines in _cosines(units, num_pairs, generator):
-        total = total + (cosines + 1 / (len(units) - 1)).abs().sum()
-    return total / pair_count(len(units), num_pairs)
+    all_vectors = Vectors(check_matrix("vectors", vectors))
+    return pair_metrics(all_vectors, [MAX_ANGLE], num_pairs, generator)[0]
 
 
 def etf_distance(vectors: Tensor) -> Tensor:
@@ -183,21 +178,3 @@ def nc2w_max_angle(
 def nc2w_etf_distance(weight: Tensor) -> Tensor:
     """`etf_distance` of the rows of the classifier (K, d), uncentred."""
     return etf_distance(check_matrix("weight", weight))
-
-
-def _cosines(
-    units: Tensor, num_pairs: int | None, generator: torch.Generator | None
-) -> Iterator[Tensor]:
-    """Cosines of all pairs, or of drawn ones, in blocks (P,)."""
-    if num_pairs is None:
-        for rows, columns, pairs in pair_blocks(len(units)):
-            yield block_pairs(units[rows] @ units[columns].T, rows, columns, pairs)
-        return
-    for k, j in drawn_pairs(len(units), num_pairs, generator):
-        yield (units[k.to(units.device)] * units[j.to(units.device)]).sum(1)
-
-
-def _units(vectors: Tensor) -> Tensor:
-    """(K, d) float64, the directions; nan for a zero vector."""
-    vectors = check_matrix("vectors", vectors).double()
-    return vectors / vectors.norm(dim=1, keepdim=True)

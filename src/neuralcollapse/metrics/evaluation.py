@@ -1,12 +1,14 @@
 """Every row of the table on given statistics: its value, or the reason why there is none."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from neuralcollapse.checks import check_matrix
+from neuralcollapse.metrics.pairs import PairMean, Vectors, pair_metrics
 from neuralcollapse.metrics.table import METRICS, Metric
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
@@ -45,16 +47,22 @@ def evaluate(
     check_statistics(statistics)
     if weight is not None:
         weight = weight.detach().to(statistics.means.device)
+    num_seen = int(statistics.seen.sum())
+    outcomes: dict[str, float | str] = dict(known or {})
+    for metric in METRICS:
+        missing = _missing(metric, statistics, weight, weighting, num_seen)
+        if metric.key not in outcomes and missing is not None:
+            outcomes[metric.key] = missing
+    unknown = [metric for metric in METRICS if metric.key not in outcomes]
+    outcomes |= _of_pairs(unknown, statistics, weight, global_mean, num_seen)
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for metric in METRICS:
-        outcome = (known or {}).get(metric.key)
+        outcome = outcomes.get(metric.key)
         if outcome is None and "outsiders" in metric.needs:
             continue
         if outcome is None:
-            outcome = _missing(metric, statistics, weight, weighting) or _value(
-                metric, statistics, weight, global_mean, weighting
-            )
+            outcome = _value(metric, statistics, weight, global_mean, weighting)
         if isinstance(outcome, float) and not math.isfinite(outcome):
             outcome = _why(metric, outcome, statistics, weight, global_mean)
         values[metric.key] = outcome if isinstance(outcome, float) else math.nan
@@ -73,6 +81,7 @@ def _missing(
     statistics: ClassStatistics,
     weight: Tensor | None,
     weighting: Weighting | None,
+    num_seen: int,
 ) -> str | None:
     if "weight" in metric.needs and weight is None:
         return "no classifier weight was given"
@@ -80,11 +89,11 @@ def _missing(
         return "needs the features themselves, not only their statistics"
     if "scatter" in metric.needs and statistics.scatter is None:
         return "the statistics were accumulated without scatter"
-    counts = statistics.counts[statistics.seen]
-    pooled = "scatter" in metric.needs and metric.takes_weighting
-    if pooled and weighting == "balanced" and bool((counts != counts[:1]).any()):
-        return "balanced classes need the features themselves, not only their pooled scatter"
-    return too_many(metric, len(counts))
+    if weighting == "balanced" and "scatter" in metric.needs and metric.takes_weighting:
+        counts = statistics.counts[statistics.seen]
+        if bool((counts != counts[:1]).any()):
+            return "balanced classes need the features themselves, not only their pooled scatter"
+    return too_many(metric, num_seen)
 
 
 def too_many(metric: Metric, num_seen: int) -> str | None:
@@ -111,10 +120,42 @@ def _value(
     options: dict[str, Any] = {"global_mean": global_mean} if metric.takes_global_mean else {}
     if metric.takes_weighting:
         options["weighting"] = weighting
-    if metric.takes_pairs:
-        options["num_pairs"] = pairs_drawn(int(statistics.seen.sum()))
-        options["generator"] = torch.Generator().manual_seed(0)  # the same pairs every time
     return float(metric.function(*arguments, **options))
+
+
+def _of_pairs(
+    metrics: Sequence[Metric],
+    statistics: ClassStatistics,
+    weight: Tensor | None,
+    global_mean: GlobalMean,
+    num_seen: int,
+) -> dict[str, float]:
+    """Those of the metrics that run over pairs, by key: of the same vectors in one sweep.
+
+    One that can do without joins a sweep over all pairs that others make anyway.
+    """
+    drawn = pairs_drawn(num_seen)
+    by_vectors: dict[GlobalMean | Literal["weight"], list[tuple[Metric, PairMean]]] = {}
+    for metric in metrics:
+        if metric.of_pairs is not None and (metric.takes_pairs or drawn is None):
+            centre = global_mean if metric.takes_global_mean else "class"
+            source = "weight" if "weight" in metric.needs else centre
+            by_vectors.setdefault(source, []).append((metric, metric.of_pairs))
+    values: dict[str, float] = {}
+    for source, members in by_vectors.items():
+        if not any(metric.takes_pairs for metric, _ in members):
+            continue
+        if source != "weight":
+            vectors = Vectors(statistics.centred_means(source), statistics.variances)
+        elif weight is not None:
+            vectors = Vectors(check_matrix("weight", weight[statistics.seen]))
+        else:
+            continue
+        generator = torch.Generator().manual_seed(0)  # the same pairs every time
+        found = pair_metrics(vectors, [mean for _, mean in members], drawn, generator)
+        for (metric, _), value in zip(members, found, strict=True):
+            values[metric.key] = float(value)
+    return values
 
 
 def _why(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_matrix
 from neuralcollapse.frames.frame import Frame
-from neuralcollapse.metrics.pairs import pair_blocks
+from neuralcollapse.metrics.pairs import pair_products
 from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 
@@ -43,7 +43,7 @@ def frame_deviation(statistics: ClassStatistics, target: Frame | Tensor) -> Tens
     """
     total, num_pairs = 0.0, 0
     for gaps in _gaps(statistics, target):
-        total, num_pairs = total + gaps.abs().sum(), num_pairs + len(gaps)
+        total, num_pairs = total + gaps.abs().sum(), num_pairs + gaps.numel()
     return _mean(total, num_pairs)
 
 
@@ -68,7 +68,7 @@ def frame_spread(statistics: ClassStatistics, target: Frame | Tensor) -> Tensor:
     """
     total, num_pairs = 0.0, 0
     for gaps in _gaps(statistics, target):
-        total, num_pairs = total + gaps.sum(), num_pairs + len(gaps)
+        total, num_pairs = total + gaps.sum(), num_pairs + gaps.numel()
     mean = _mean(total, num_pairs)
     squares = sum((gaps - mean).square().sum() for gaps in _gaps(statistics, target))
     return _mean(squares, num_pairs).sqrt()
@@ -125,19 +125,17 @@ def _gaps(statistics: ClassStatistics, target: Frame | Tensor) -> Iterator[Tenso
         check_matrix("target", target.vectors, rows=classes, why="the classes of the statistics")
         vectors = target.vectors.to(units)[seen]
         vectors = vectors / vectors.norm(dim=1, keepdim=True)
-        for rows, columns, pairs in pair_blocks(len(units)):
-            gaps = units[rows] @ units[columns].T - vectors[rows] @ vectors[columns].T
-            yield gaps[pairs.to(gaps.device)]
+        for own, other in zip(pair_products(units), pair_products(vectors), strict=True):
+            yield own[2] - other[2]
         return
     check_matrix(
         "target", target, rows=classes, columns=classes, why="the classes of the statistics"
     )
     norms = target.diagonal().double().sqrt().to(units.device)[seen]
     place = seen.nonzero().squeeze(1)
-    for rows, columns, pairs in pair_blocks(len(units)):
-        cosines = target[place[rows][:, None], place[columns]].to(units)
-        cosines = cosines / (norms[rows][:, None] * norms[columns])
-        yield (units[rows] @ units[columns].T - cosines)[pairs.to(units.device)]
+    for first, second, cosines in pair_products(units):
+        wanted = target[place[first], place[second]].to(units) / (norms[first] * norms[second])
+        yield cosines - wanted
 
 
 def _mean(total: Tensor | float, number: int) -> Tensor:

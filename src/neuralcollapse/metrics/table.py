@@ -8,6 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from neuralcollapse.metrics.angles import (
+    EQUIANGLE,
+    MAX_ANGLE,
     nc2_equiangle,
     nc2_equinorm,
     nc2_etf_distance,
@@ -22,9 +24,15 @@ from neuralcollapse.metrics.directional import cdnv_directional
 from neuralcollapse.metrics.duality import gnc3_alignment_spread, nc3_alignment, nc3_duality
 from neuralcollapse.metrics.noise import nc1_trace_unbiased
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.pairs import PairMean
 from neuralcollapse.metrics.spread_within import hug_intra
 from neuralcollapse.metrics.subspaces import effective_rank, nc3_subspace
 from neuralcollapse.metrics.uniformity import (
+    ENERGY_GAP,
+    GAUSSIAN,
+    HUG_INTER,
+    LOG_MEAN,
+    LOG_VARIANCE,
     gnc2_energy_gap,
     gnc2_gaussian,
     gnc2_log_mean,
@@ -33,7 +41,7 @@ from neuralcollapse.metrics.uniformity import (
     hug_inter,
     least_mean_energy,
 )
-from neuralcollapse.metrics.variability import cdnv, nc1, nc1_trace_ratio, vci
+from neuralcollapse.metrics.variability import CDNV, cdnv, nc1, nc1_trace_ratio, vci
 
 Need = Literal["statistics", "scatter", "features", "labels", "weight", "outsiders"]
 Regime = Literal["any", "simplex", "general"]
@@ -58,6 +66,7 @@ class Metric:
         floor: a function of K and d: the least value that K vectors in d dimensions can have where
             that is above the value at collapse of fewer classes; or None.
         most_classes: above it `evaluate` leaves the metric out, as it would take long; or None.
+        of_pairs: what it is made of where it runs over pairs, so that others join it; or None.
     """
 
     function: Callable[..., Tensor]
@@ -72,6 +81,7 @@ class Metric:
     summary: str
     most_classes: int | None = None
     floor: Callable[[int, int], float] | None = None
+    of_pairs: PairMean | None = None
 
     @property
     def key(self) -> str:
@@ -159,6 +169,7 @@ def _row(
     regime: Regime = "any",
     most_classes: int | None = None,
     floor: Callable[[int, int], float] | None = None,
+    of_pairs: PairMean | None = None,
 ) -> Metric:
     return Metric(
         function=function,
@@ -173,6 +184,7 @@ def _row(
         summary=summary,
         most_classes=most_classes,
         floor=floor,
+        of_pairs=of_pairs,
     )
 
 
@@ -206,6 +218,7 @@ METRICS: tuple[Metric, ...] = (
         "Galanti, Gyorgy, Hutter 2022",
         "variance over distance, by pairs",
         pairs=True,
+        of_pairs=CDNV,
     ),
     _row(
         cdnv_directional,
@@ -241,6 +254,7 @@ METRICS: tuple[Metric, ...] = (
         "class means: variation of the cosines",
         global_mean=True,
         regime="simplex",
+        of_pairs=EQUIANGLE,
     ),
     _row(
         nc2_max_angle,
@@ -250,6 +264,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         regime="simplex",
         pairs=True,
+        of_pairs=MAX_ANGLE,
     ),
     _row(
         nc2_etf_distance,
@@ -267,6 +282,7 @@ METRICS: tuple[Metric, ...] = (
         _PAPYAN,
         "classifier: variation of the cosines",
         regime="simplex",
+        of_pairs=EQUIANGLE,
     ),
     _row(
         nc2w_max_angle,
@@ -275,6 +291,7 @@ METRICS: tuple[Metric, ...] = (
         "classifier: cosines from -1/(K-1)",
         regime="simplex",
         pairs=True,
+        of_pairs=MAX_ANGLE,
     ),
     _row(
         nc2w_etf_distance,
@@ -292,6 +309,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         regime="general",
         pairs=True,
+        of_pairs=ENERGY_GAP,
     ),
     _row(
         gnc2_log_mean,
@@ -302,6 +320,7 @@ METRICS: tuple[Metric, ...] = (
         at_collapse=_log_energy,
         regime="general",
         pairs=True,
+        of_pairs=LOG_MEAN,
     ),
     _row(
         gnc2_log_variance,
@@ -312,6 +331,7 @@ METRICS: tuple[Metric, ...] = (
         at_collapse=_zero_for_a_simplex,
         regime="general",
         pairs=True,
+        of_pairs=LOG_VARIANCE,
     ),
     _row(
         gnc2_gaussian,
@@ -322,6 +342,7 @@ METRICS: tuple[Metric, ...] = (
         at_collapse=_gaussian_potential,
         regime="general",
         pairs=True,
+        of_pairs=GAUSSIAN,
     ),
     _row(
         gnc2_margin,
@@ -380,6 +401,7 @@ METRICS: tuple[Metric, ...] = (
         global_mean=True,
         at_collapse=_riesz_energy,
         pairs=True,
+        of_pairs=HUG_INTER,
     ),
     _row(
         hug_intra,

@@ -10,16 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from neuralcollapse.energy import gaussian_energy
-from neuralcollapse.frames import one_vs_rest_distance, reference_energy
-from neuralcollapse.metrics.pairs import pair_count, squared_distances
+from neuralcollapse.frames import reference_energy, softmax_code_margin
+from neuralcollapse.metrics.pairs import PairMean, Pairs, Vectors, pair_metrics
 from neuralcollapse.scalars import check_boolean, check_number
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
-
-# Two bounds on a distance, computed in different ways, differ by rounding.
-_ROUNDING = 1e-12
-# With smaller pivots the inverse of a Gram matrix loses more than half of the digits.
-_LEAST_PIVOT = 1e-3
 
 
 def gnc2_energy_gap(
@@ -66,13 +60,8 @@ def gnc2_energy_gap(
         0.0
     """
     power = check_number("power", power, minimum=-2, exclusive=True)
-    units = _units(statistics, centred, global_mean)
-    energy = _mean_energy(units, power, num_pairs, generator)
-    if not bool(energy.isfinite()):
-        return energy
-    if reference is None:
-        reference = least_mean_energy(len(units), units.shape[1], power)
-    return energy - reference
+    vectors = _vectors(statistics, centred, global_mean)
+    return pair_metrics(vectors, [_energy_gap(power, reference)], num_pairs, generator)[0]
 
 
 def least_mean_energy(num_classes: int, dim: int, power: float) -> float:
@@ -109,7 +98,8 @@ def gnc2_log_mean(
         0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
         directions coincide.
     """
-    return _log_moments(_units(statistics, centred, global_mean), num_pairs, generator)[0]
+    vectors = _vectors(statistics, centred, global_mean)
+    return pair_metrics(vectors, [LOG_MEAN], num_pairs, generator)[0]
 
 
 def gnc2_log_variance(
@@ -133,7 +123,8 @@ def gnc2_log_variance(
         0-d float64; nan for fewer than two classes or a mean without direction, infinite if two
         directions coincide.
     """
-    return _log_moments(_units(statistics, centred, global_mean), num_pairs, generator)[1]
+    vectors = _vectors(statistics, centred, global_mean)
+    return pair_metrics(vectors, [LOG_VARIANCE], num_pairs, generator)[0]
 
 
 def gnc2_gaussian(
@@ -168,11 +159,8 @@ def gnc2_gaussian(
         ValueError: if scale is not above 0.
     """
     scale = check_number("scale", scale, minimum=0, exclusive=True)
-    units = _units(statistics, centred, global_mean)
-    if len(units) < 2 or bool(units.isnan().any()):
-        return units.new_full((), torch.nan)
-    energy = gaussian_energy(units, scale, log=True, num_pairs=num_pairs, generator=generator)
-    return energy - math.log(pair_count(len(units), None))
+    vectors = _vectors(statistics, centred, global_mean)
+    return pair_metrics(vectors, [_gaussian(scale)], num_pairs, generator)[0]
 
 
 def gnc2_margin(
@@ -251,55 +239,74 @@ def hug_inter(
         0-d float64, above 0; nan for fewer than two classes or a mean without direction, infinite
         if two directions coincide.
     """
-    return _mean_energy(_units(statistics, centred, global_mean), 2.0, num_pairs, generator)
+    vectors = _vectors(statistics, centred, global_mean)
+    return pair_metrics(vectors, [HUG_INTER], num_pairs, generator)[0]
+
+
+def _riesz(power: float) -> PairMean:
+    """The mean Riesz energy for a power other than 0; infinite if directions coincide."""
+    sign = math.copysign(1, power)
+    return PairMean(lambda pairs: sign * pairs.squared.pow(-power / 2).sum())
+
+
+def _log_mean(mean: Tensor, num_vectors: int, dim: int) -> Tensor:
+    return -(mean + math.log(2 * num_vectors / (num_vectors - 1))) / 2
+
+
+def _log_variance(moments: Tensor, num_vectors: int, dim: int) -> Tensor:
+    first, second = moments
+    if bool(first.isinf()):
+        return -first
+    return (second - first.square()).clamp(min=0) / 4
+
+
+def _energy_gap(power: float = 0.0, reference: float | None = None) -> PairMean:
+    energy = _riesz(power) if power else LOG_MEAN
+
+    def gap(mean: Tensor, num_vectors: int, dim: int) -> Tensor:
+        value = energy.result(mean, num_vectors, dim)
+        if not bool(value.isfinite()):
+            return value
+        least = least_mean_energy(num_vectors, dim, power) if reference is None else reference
+        return value - least
+
+    return PairMean(energy.of_block, gap)
+
+
+def _gaussian(scale: float) -> PairMean:
+    def log_sum(pairs: Pairs) -> Tensor:
+        # All terms may vanish, but not beside the largest.
+        most = -scale * pairs.squared.amin()
+        return torch.sub(-most, pairs.squared, alpha=scale).exp().sum().log() + most
+
+    return PairMean(log_sum, log=True)
+
+
+# What the metrics are made of, with their default arguments.
+LOG_MEAN = PairMean(lambda pairs: pairs.logs.sum(), _log_mean)
+LOG_VARIANCE = PairMean(
+    lambda pairs: torch.stack([pairs.logs.sum(), pairs.logs.square().sum()]), _log_variance
+)
+ENERGY_GAP = _energy_gap()
+GAUSSIAN = _gaussian(2.0)
+HUG_INTER = _riesz(2.0)
+
+
+def _vectors(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) -> Vectors:
+    check_statistics(statistics)
+    check_boolean("centred", centred)
+    return Vectors(statistics.centred_means(global_mean) if centred else statistics.seen_means)
 
 
 def _units(statistics: ClassStatistics, centred: bool, global_mean: GlobalMean) -> Tensor:
     """(K seen, d) float64, the directions of the class means; nan for a zero one."""
-    check_statistics(statistics)
-    check_boolean("centred", centred)
-    means = statistics.centred_means(global_mean) if centred else statistics.seen_means.clone()
-    means = means.double()
-    return means.div_(means.norm(dim=1, keepdim=True))
+    vectors = _vectors(statistics, centred, global_mean)
+    return vectors.rows / vectors.norms[:, None]
 
 
 def _has_room(num_classes: int, dim: int) -> bool:
     """Whether so many directions can all differ."""
     return num_classes >= 2 and dim >= (1 if num_classes == 2 else 2)
-
-
-def _mean_energy(
-    units: Tensor, power: float, num_pairs: int | None, generator: torch.Generator | None
-) -> Tensor:
-    """Mean over pairs of the Riesz kernel; infinite where it diverges."""
-    if not power:
-        return _log_moments(units, num_pairs, generator)[0]
-    if len(units) < 2 or bool(units.isnan().any()):
-        return units.new_full((), torch.nan)
-    total = units.new_zeros(())
-    for squared in squared_distances(units, num_pairs, generator):
-        total = total + squared.pow(-power / 2).sum()
-    return math.copysign(1, power) * total / pair_count(len(units), num_pairs)
-
-
-def _log_moments(
-    units: Tensor, num_pairs: int | None, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over pairs of -log(distance)."""
-    count = len(units)
-    if count < 2 or bool(units.isnan().any()):
-        return units.new_full((), torch.nan), units.new_full((), torch.nan)
-    # Around the simplex's value, so that the squares of a collapsed network do not cancel.
-    usual = -math.log(2 * count / (count - 1)) / 2
-    first, second = units.new_zeros(()), units.new_zeros(())
-    for squared in squared_distances(units, num_pairs, generator):
-        deviations = -squared.log() / 2 - usual
-        first = first + deviations.sum()
-        second = second + deviations.square().sum()
-    shift = first / pair_count(count, num_pairs)
-    if bool(shift.isinf()):
-        return shift, shift
-    return usual + shift, (second / pair_count(count, num_pairs) - shift.square()).clamp(min=0)
 
 
 def _best_margin(num_classes: int, dim: int) -> float:
@@ -310,32 +317,8 @@ def _best_margin(num_classes: int, dim: int) -> float:
 
 
 def _margin(units: Tensor) -> float:
-    """Smallest one-vs-rest distance, by as few quadratic programs as lower bounds leave."""
-    count, dim = units.shape
-    if count < dim:
+    """Smallest one-vs-rest distance."""
+    if len(units) < units.shape[1]:
         # The same distances in as many dimensions as there are classes.
         units = torch.linalg.qr(units.T, mode="r").R.T
-    least = math.inf
-    bounds, order = _one_vs_rest_bounds(units).sort()
-    for bound, k in zip(bounds.tolist(), order, strict=True):
-        if least <= bound + _ROUNDING:
-            break
-        least = min(least, float(one_vs_rest_distance(units, k[None])))
-    return least
-
-
-def _one_vs_rest_bounds(units: Tensor) -> Tensor:
-    """(K,), lower bounds of the one-vs-rest distances.
-
-    The others lie in the half-space up to their largest cosine, and in their affine hull, whose
-    distance follows from the inverse Gram matrix of affinely independent points.
-    """
-    count = len(units)
-    cosines = units @ units.T
-    bounds = 1 - cosines.masked_fill(torch.eye(count, dtype=torch.bool), -1.0).amax(1)
-    moved = units - units.mean(0)
-    factor, failed = torch.linalg.cholesky_ex(moved @ moved.T + 1 / count)
-    if not bool(failed) and float(factor.diagonal().min()) > _LEAST_PIVOT:
-        squares = torch.cholesky_inverse(factor).diagonal() - 1 / count
-        bounds = bounds.maximum(squares.rsqrt())
-    return bounds
+    return softmax_code_margin(units)

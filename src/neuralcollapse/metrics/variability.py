@@ -6,18 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from neuralcollapse.metrics.pairs import block_pairs, drawn_pairs, pair_blocks, pair_count
+from neuralcollapse.metrics.pairs import PairMean, Pairs, Vectors, pair_metrics
 from neuralcollapse.scalars import check_choice
 from neuralcollapse.spectrum import mean_spectrum
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
 Weighting = Literal["balanced", "samples"]
 
-# A pair closer than this, relative to the squared norms, is recomputed from its difference:
-# the Gram formula for the squared distance loses its digits there.
-_CLOSE = 1e-6
-# So many pairs at a time.
-_EXACT_PAIRS = 4096
 # With smaller pivots a Cholesky factor loses the small eigenvalues; they are then looked for.
 _LEAST_PIVOT = 1e-8
 # Variances below this share of all are the rounding of features in single precision.
@@ -235,28 +230,17 @@ def cdnv(
         >>> float(cdnv(ClassStatistics.from_features(features, labels, num_classes=2)))
         0.09375
     """
-    means = check_statistics(statistics).centred_means().double()
-    variances = statistics.variances.double()
-    num_seen = len(means)
-    if num_seen < 2:
-        return _undefined(means)
-    norms = means.norm(dim=1).square()
-    total = means.new_zeros(())
-    if num_pairs is not None:
-        for drawn in drawn_pairs(num_seen, num_pairs, generator):
-            k, j = (one.to(means.device) for one in drawn)
-            distances = (means[k] - means[j]).square().sum(1)
-            total = total + ((variances[k] + variances[j]) / (2 * distances)).sum()
-        return total / num_pairs
-    for rows, columns, pairs in pair_blocks(num_seen):
-        scale = norms[rows, None] + norms[None, columns]
-        squared = scale - 2 * means[rows] @ means[columns].T
-        close = ((squared < _CLOSE * scale) & pairs.to(squared.device)).nonzero()
-        for k, j in (some.unbind(1) for some in close.split(_EXACT_PAIRS)):
-            squared[k, j] = (means[rows][k] - means[columns][j]).square().sum(1)
-        ratios = (variances[rows, None] + variances[None, columns]) / (2 * squared)
-        total = total + block_pairs(ratios, rows, columns, pairs).sum()
-    return total / pair_count(num_seen, None)
+    vectors = Vectors(check_statistics(statistics).centred_means(), statistics.variances)
+    return pair_metrics(vectors, [CDNV], num_pairs, generator)[0]
+
+
+def _variances_over_gaps(pairs: Pairs) -> Tensor:
+    own, other = pairs.of(pairs.vectors.variances)
+    return ((own + other) / pairs.gaps).sum() / 2
+
+
+# What `cdnv` is made of.
+CDNV = PairMean(_variances_over_gaps)
 
 
 def _weighted_means(
