@@ -187,6 +187,19 @@ CASES: list[tuple[str, nn.Module, str, list[str]]] = [
         "fc",
         ["features.1.0", "features.2.0", "features.2.1"],
     ),
+    (
+        "blocks with and without a list",
+        holding(stages=nn.Sequential(nn.Sequential(Residual(3, 4)),
+                                     nn.Sequential(Residual(4, 4), Stage(2)), Stage(3))),
+        "fc",
+        ["stages.0.0", "stages.1.0", "stages.1.1", "stages.2"],
+    ),
+    (
+        "stages behind a stem",
+        holding(stages=nn.Sequential(Separable(), Stage(2), Stage(2))),
+        "fc",
+        ["stages.0", *(f"stages.{i}.blocks.{j}" for i in (1, 2) for j in (0, 1))],
+    ),
     ("stages by name", holding(s1=Children(), s2=Children()), "fc",
      ["s1.b1", "s1.b2", "s2.b1", "s2.b2"]),
     ("side by side", holding(conv1=Unit(3, 4), a=Branches(), b=Branches()), "fc", ["a", "b"]),
@@ -219,7 +232,9 @@ def test_blocks_are_what_repeats(model: nn.Module, head: str, expected: list[str
 )
 def test_a_model_without_blocks_is_told_so(model: nn.Module) -> None:
     head = "fc" if hasattr(model, "fc") else ""
-    with pytest.raises(ValueError, match=r"has no two modules of one class .*; name layers, or"):
+    with pytest.raises(
+        ValueError, match=r"has no two modules of one class .*; name layers that run"
+    ):
         block_names(model, head)
 
 

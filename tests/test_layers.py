@@ -412,7 +412,7 @@ BAD: list[tuple[nn.Module, Any, dict[str, Any], type[Exception], str]] = [
     (Twice(), ["shared"], {}, ValueError, "once a forward pass, 'shared' ran 2 times"),
     (Twice(), ["unused"], {}, ValueError, "in every forward pass, 'unused' did not"),
     (Twice(), ["turned"], {}, ValueError, r"features \(N, ...\) for 7 labels, 'turned' gives \(5,"),
-    (Twice(), "blocks", {}, ValueError, "must find blocks in the model, and Twice has no two"),
+    (Twice(), "blocks", {}, ValueError, "must find blocks in the model, which has no two"),
     (Twice(), "all", {}, ValueError, "in front of the classifier, none did"),
 ]
 

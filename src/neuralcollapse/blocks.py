@@ -32,8 +32,9 @@ def block_names(model: nn.Module, head: str) -> list[str]:
     module that holds them. Blocks are the parts with at least two layers with weights of which two
     or more are of one class, and others of that size that stand in the same list, as near to the
     model's root as there are such; where a part holds a list of such parts in turn, it is a stage
-    and these are the blocks. Where nothing repeats: each layer with weights in a `Sequential`,
-    measured behind the normalisation, activation and pooling that follow it there.
+    and these are the blocks, unless it stands in a list beside blocks of another class. Where
+    nothing repeats: each layer with weights in a `Sequential`, measured behind the normalisation,
+    activation and pooling that follow it there.
 
     Args:
         model: any module.
@@ -52,9 +53,10 @@ def block_names(model: nn.Module, head: str) -> list[str]:
     found = [name for name in _repeated_in(model) or _chain(model, head) if name != head]
     if not found:
         raise ValueError(
-            f"layers='blocks' must find blocks in the model, and {type(model).__name__} has no two "
-            "modules of one class with several layers each, and no Sequential of layers, in front "
-            "of the classifier; name layers, or take 'all'"
+            "layers='blocks' must find blocks in the model, which has no two modules of one class "
+            "with several layers each, and no Sequential of layers, in front of the classifier "
+            "(one block that runs again and again, as in ALBERT, is none); name layers that run "
+            "once, or take 'all'"
         )
     return found
 
@@ -65,7 +67,27 @@ def _repeated_in(module: nn.Module, path: str = "") -> list[str]:
     blocks = _repeated(members)
     if not blocks:
         return [name for member in members for name in _repeated_in(member.module, member.name)]
-    return [name for block in blocks for name in _in_stage(block)]
+    return _opened(blocks)
+
+
+def _opened(blocks: list[_Member]) -> list[str]:
+    """The blocks of those that are stages, and the names of the others.
+
+    In a list, what stands beside blocks of another class that repeats is a block as they are: that
+    of a MobileViT holds a transformer, whose layers see pieces of pictures.
+    """
+    inner = {block.name: _in_stage(block) for block in blocks}
+    plain = Counter((b.list, type(b.module)) for b in blocks if inner[b.name] == [b.name])
+    found: list[str] = []
+    for block in blocks:
+        beside = (
+            kind
+            for (place, kind), times in plain.items()
+            if times > 1 and place is not None and place == block.list
+        )
+        is_block = any(kind is not type(block.module) for kind in beside)
+        found += [block.name] if is_block else inner[block.name]
+    return found
 
 
 def _in_stage(block: _Member) -> list[str]:
@@ -82,7 +104,7 @@ def _in_stage(block: _Member) -> list[str]:
     alone = not listed and not isinstance(block.module, nn.ModuleDict)
     if alone and len(_repeated(members)) == len(members):
         inner = members
-    return [name for part in inner for name in _in_stage(part)] or [block.name]
+    return _opened(inner) or [block.name]
 
 
 def _repeated(members: list[_Member]) -> list[_Member]:

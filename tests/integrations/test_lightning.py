@@ -5,9 +5,11 @@ Where Lightning itself is installed, one test runs its Trainer.
 
 from __future__ import annotations
 
+import csv
 import importlib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -453,13 +455,14 @@ def test_under_the_trainer_of_lightning(tmp_path: Any) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
+    logger = lightning.loggers.CSVLogger(tmp_path)
     trainer = lightning.Trainer(
         max_epochs=2,
         accelerator="cpu",
         callbacks=[CollapseCallback()],
         default_root_dir=tmp_path,
         enable_progress_bar=False,
-        logger=False,
+        logger=logger,
     )
     module = Lit()
     trainer.fit(module, loader(shuffle=True), loader())
@@ -467,3 +470,9 @@ def test_under_the_trainer_of_lightning(tmp_path: Any) -> None:
     for key in ("nc1", "nc3_duality"):
         value = float(trainer.callback_metrics[f"collapse/val/{key}"])
         assert value == pytest.approx(wanted[key], rel=1e-4)
+    with Path(logger.log_dir, "metrics.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    for name in ("train", "val"):
+        logged = [float(row[key]) for row in rows if row[key := f"collapse/{name}/nc1"]]
+        assert len(logged) == 2  # epochs
+        assert logged[1] == pytest.approx(wanted["nc1"], rel=1e-4)
