@@ -19,7 +19,12 @@ from neuralcollapse import (
     nc1_trace_ratio,
     nc1_trace_unbiased,
 )
-from neuralcollapse.metrics.noise import null_values, rounding_note, rounding_share
+from neuralcollapse.metrics.noise import (
+    null_values,
+    rounding_directions,
+    rounding_note,
+    rounding_share,
+)
 
 
 def balanced(num_classes: int, samples: int) -> Tensor:
@@ -242,3 +247,27 @@ def test_there_is_no_note_where_there_is_nothing_to_tell() -> None:
     assert "rounding to bfloat16 makes" in str(rounding_note(statistics, torch.bfloat16))
     # 0.045 * (2^-10 * 4 / 0.005)^2 is 0.03: below the level.
     assert rounding_note(statistics, torch.float16) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_note_where_rounding_fills_the_direction_that_a_normalisation_leaves_out(
+    dtype: torch.dtype,
+) -> None:
+    """100 classes in 64 dimensions, of which a layer normalisation leaves 63."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2000) % 100
+    features = torch.randn(100, 64, generator=generator)[labels]
+    features = features + 0.5 * torch.randn(2000, 64, generator=generator)
+    normal = torch.nn.functional.layer_norm(features, (64,))
+    single = ClassStatistics.from_features(normal, labels, 100)
+    rounded = ClassStatistics.from_features(normal.to(dtype), labels, 100)
+    assert float(nc1(rounded)) > 1.5 * float(nc1(single))
+    note = str(rounding_note(rounded, dtype))
+    assert note.startswith("in the direction where class means differ least, it is rounding to")
+    assert rounding_directions(rounded, dtype) == 1
+    # Nothing to tell of the same features without it, which differ in all directions.
+    whole = ClassStatistics.from_features(features.to(dtype), labels, 100)
+    assert float(nc1(whole)) == pytest.approx(
+        float(nc1(ClassStatistics.from_features(features, labels, 100))), rel=1e-3
+    )
+    assert rounding_note(whole, dtype) is None

@@ -172,6 +172,7 @@ METRIC_PARTS = {
     "check_confidences": "test_mistakes.py: calibration_error",
     "discounts": "test_mistakes.py: preference_score",
     "null_values": "test_noise.py: against Monte Carlo values",
+    "rounding_directions": "test_noise.py: behind a layer normalisation",
     "rounding_note": "test_noise.py: half precision, in words",
     "rounding_share": "test_noise.py: features rounded to a format",
     "WhitenedSpread": "test_whitened.py: nc1 without a (d, d) array",

@@ -10,7 +10,8 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statist
 # Mean square of the spacing of numbers over them, in units of the format's epsilon, over the
 # twelve of a uniform error: an integral over one binade.
 _ROUNDING = 3 / (8 * math.log(2)) / 12
-# From this share of the within-class variance on, rounding of the features is told.
+# From this share on of the within-class variance, or of that between classes in a direction,
+# rounding of the features is told.
 _MOST_ROUNDING = 0.05
 
 ROUNDING_MAKES_IT = "the number format and not the network makes such a collapse"
@@ -130,17 +131,47 @@ def rounding_share(statistics: ClassStatistics, dtype: torch.dtype) -> float:
         >>> rounding_share(statistics, torch.bfloat16) < 1e-4
         True
     """
+    spread = float(check_statistics(statistics).spread.double().sum())
+    if not spread:
+        return math.inf
+    return _rounding_variance(statistics, dtype) * statistics.num_samples / spread
+
+
+def rounding_directions(statistics: ClassStatistics, dtype: torch.dtype) -> int:
+    """Number of the directions in which rounding to a format sets the class means apart.
+
+    Of the K-1 (or d, if fewer) in which class means in general position differ, those where
+    rounding makes a twentieth of the variance between classes. There are some where features of
+    more classes than dimensions lack a direction, as they do behind a layer normalisation: in
+    single precision `nc1` and `vci` leave it out, in this format its noise counts in full.
+
+    Args:
+        statistics: of features in this format.
+        dtype: in which the features were held.
+    """
     seen = check_statistics(statistics).seen
+    counts, centred = statistics.counts[seen].double(), statistics.centred_means().double()
+    num_seen, dim = centred.shape
+    if num_seen < 2 or not bool(centred.any()):
+        return 0
+    gram = centred @ centred.T if num_seen <= dim else centred.T @ centred
+    squares = torch.linalg.eigvalsh(gram).flip(0)[: min(num_seen - 1, dim)]
+    noise = _rounding_variance(statistics, dtype) / dim * float((1 / counts).sum())
+    return int((noise > _MOST_ROUNDING * squares).sum())
+
+
+def _rounding_variance(statistics: ClassStatistics, dtype: torch.dtype) -> float:
+    """Mean square of what rounding adds to a sample, over all its coordinates."""
+    seen = statistics.seen
     squares = statistics.counts[seen] * statistics.means[seen].double().square().sum(1)
-    spread = float(statistics.spread.double().sum())
-    noise = _ROUNDING * torch.finfo(dtype).eps ** 2 * (float(squares.sum()) + spread)
-    return noise / spread if spread else math.inf
+    total = float(squares.sum() + statistics.spread.double().sum())
+    return _ROUNDING * torch.finfo(dtype).eps ** 2 * total / statistics.num_samples
 
 
 def rounding_note(statistics: ClassStatistics, dtype: torch.dtype | None) -> str | None:
     """What to know of features of float16 or bfloat16 whose collapse is rounding, or None.
 
-    Told from a `rounding_share` of 0.05 on.
+    Told from a `rounding_share` of 0.05 on, and of `rounding_directions`, which make NC1 large.
 
     Args:
         statistics: of features in this format.
@@ -156,9 +187,18 @@ def rounding_note(statistics: ClassStatistics, dtype: torch.dtype | None) -> str
     """
     if dtype not in (torch.float16, torch.bfloat16):
         return None
-    share = rounding_share(statistics, dtype)
-    if not share > _MOST_ROUNDING:
-        return None
     name = str(dtype).removeprefix("torch.")
-    how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
-    return f"of the within-class variance {how}: {ROUNDING_MAKES_IT}; measure features of float32"
+    share = rounding_share(statistics, dtype)
+    if share > _MOST_ROUNDING:
+        how = "none is left" if math.isinf(share) else f"rounding to {name} makes {share:.0%}"
+        return (
+            f"of the within-class variance {how}: {ROUNDING_MAKES_IT}; measure features of float32"
+        )
+    directions = rounding_directions(statistics, dtype)
+    if directions:
+        which = "direction" if directions == 1 else f"{directions} directions"
+        return (
+            f"in the {which} where class means differ least, it is rounding to {name} that sets "
+            "them apart, which nc1 and vci count in full; measure features of float32"
+        )
+    return None
