@@ -187,10 +187,10 @@ def test_near_collapse_one_program_is_enough(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_margins_of_many_classes_are_left_out_of_the_table() -> None:
-    values, reasons = evaluate(points(normals(101, 128)))
+    values, reasons = evaluate(points(normals(201, 128)))
     assert math.isnan(values["gnc2_margin"])
     assert reasons["gnc2_margin"] == (
-        "takes long for more than 100 classes, got 101; call gnc2_margin if that is meant"
+        "takes long for more than 200 classes, got 201; call gnc2_margin if that is meant"
     )
 
 

@@ -30,7 +30,7 @@ from neuralcollapse.scalars import check_boolean, check_integer
 _GENTLE_POWERS, _STEEP_POWER = (2.0, 8.0), 32.0
 # Scales of the smoothed largest cosine, each four times the one before.
 _SCALES = tuple(16.0 * 4**k for k in range(7))
-# Margins cost a quadratic program for each class.
+# Margins of so many take seconds.
 _MOST_MARGINS = 1000
 # A largest cosine so close to its bound is optimal for all purposes.
 _MEETS = 1e-6

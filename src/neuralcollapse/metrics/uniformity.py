@@ -179,9 +179,9 @@ def gnc2_margin(
     0 if some class lies among the others. Blind to norms, and to all classes but the worst. For
     d+1 < K <= 2d many arrangements are optimal, uniform or not.
 
-    Up to K quadratic programs, in order of a lower bound until no further class can be worse: one
-    or two of them near collapse. Far from it K = 200 classes may take a second, so that `measure`
-    leaves it out beyond 100.
+    Quadratic programs for the few classes that may be the worst by bounds on all of them: one or
+    two near collapse. Far from it K = 200 classes take up to 0.2 seconds and K = 1000 some seconds,
+    so that `measure` leaves it out beyond 200.
 
     Args:
         statistics: of the features.
