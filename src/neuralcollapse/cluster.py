@@ -177,10 +177,18 @@ def _measured(
         shared = ray.put((seen, reader))
         task = ray.remote(**options)(_look)
         totals: list[list[Tensor]] = []
-        for number, one in enumerate([task.remote(shared, path, deal.get(path)) for path in kept]):
-            for place, own in enumerate(ray.get(one)):
-                part = place if deal else part_of(number, jackknife)
-                add_totals(totals, part, [total.clone() for total in own])
+        numbers = [part_of(number, jackknife) for number in range(len(kept))]
+        tasks = [
+            task.remote(shared, path, deal.get(path), part)
+            for path, part in zip(kept, numbers, strict=True)
+        ]
+        slopes = seen.slopes
+        for part, one in zip(numbers, tasks, strict=True):
+            by_part, steeper = ray.get(one)
+            for place, own in enumerate(by_part):
+                add_totals(totals, place if deal else part, [total.clone() for total in own])
+            for slope, more in zip(slopes, steeper, strict=True):
+                slope += more
         return totals
 
     return concluded(
@@ -222,8 +230,10 @@ def _merge(*parts: ClassStatistics) -> ClassStatistics:
 
 
 def _look(
-    shared: tuple[SecondLook, ShardReader], path: Path, first: int | None
-) -> list[list[Tensor]]:
+    shared: tuple[SecondLook, ShardReader], path: Path, first: int | None, part: int
+) -> tuple[list[list[Tensor]], list[Tensor]]:
     torch.set_num_threads(1)
-    seen, reader = copy.deepcopy(shared)  # what is shared is read-only
-    return reader.look(seen, path, first)
+    # What is shared is read-only, and sums are not; the rests are not written to.
+    rests = shared[0].rests
+    seen, reader = copy.deepcopy(shared, {id(rests): rests})
+    return reader.look(seen, path, first, part), seen.slopes

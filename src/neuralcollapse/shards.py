@@ -136,8 +136,9 @@ def measure_shards(
     def look(seen: SecondLook) -> list[list[Tensor]]:
         totals: list[list[Tensor]] = []
         for number, path in enumerate(kept):
-            for place, own in enumerate(reader.look(seen, path, deal.get(path))):
-                add_totals(totals, place if deal else part_of(number, jackknife), own)
+            part = part_of(number, jackknife)
+            for place, own in enumerate(reader.look(seen, path, deal.get(path), part)):
+                add_totals(totals, place if deal else part, own)
         return totals
 
     return concluded(
@@ -188,8 +189,9 @@ def concluded(
         )
     statistics = merged(parts)
     reader.check_classifier(statistics)
-    seen = reader.second_look(statistics, global_mean, weighting)
-    found = look_at_parts(seen, look(seen), leave_out=jackknife)
+    cut = [padded(part, statistics.num_classes) for part in parts] if jackknife else []
+    seen = reader.second_look(statistics, cut, global_mean, weighting)
+    found = look_at_parts(seen, look(seen))
     measurement = conclude(
         statistics,
         reader.weight,
@@ -201,7 +203,7 @@ def concluded(
         split=split,
         layer=None,
         dtype=reader.dtype,
-        parts=[padded(part, statistics.num_classes) for part in parts] if jackknife else (),
+        parts=cut,
     )
     return ShardMeasurement(measurement, tuple(kept), skipped)
 
@@ -301,16 +303,22 @@ class ShardReader:
             self.weight, self.bias = weight, bias
         return parts
 
-    def look(self, seen: SecondLook, path: Path, first: int | None) -> list[list[Tensor]]:
-        """The totals of a second look at a file, by part where its samples are dealt."""
+    def look(
+        self, seen: SecondLook, path: Path, first: int | None, part: int
+    ) -> list[list[Tensor]]:
+        """The totals of a second look at a file of some part, or by part where it is dealt."""
         features, labels = self._samples(read_features(path))
         if first is not None:
             return totals_by_part(seen, [(features, labels, None)], first)
-        seen.update(features, labels)
+        seen.update(features, labels, part)
         return [seen.take()]
 
     def second_look(
-        self, statistics: ClassStatistics, global_mean: GlobalMean, weighting: Weighting | None
+        self,
+        statistics: ClassStatistics,
+        parts: Sequence[ClassStatistics],
+        global_mean: GlobalMean,
+        weighting: Weighting | None,
     ) -> SecondLook:
         """What is to be seen of the files' features once their statistics are known."""
         return SecondLook(
@@ -320,6 +328,7 @@ class ShardReader:
             normalize=self.normalize,
             global_mean=global_mean,
             weighting=weighting,
+            parts=parts,
         )
 
     def check_classifier(self, statistics: ClassStatistics) -> None:
