@@ -379,10 +379,11 @@ def test_too_many_classes_to_decide_anew() -> None:
         pytest.param(Cloud((120, 80, 50, 30, 25), 80, NEAR, scatter=False), id="wide"),
     ],
 )
-def test_they_hold_the_expected_value_about_as_often_as_they_say(
-    cloud: Cloud, noise: float
-) -> None:
-    """That of as many samples, so that bias, of which no interval knows, is not in question."""
+def test_they_hold_the_middle_value_about_as_often_as_they_say(cloud: Cloud, noise: float) -> None:
+    """That of as many samples, so that bias, of which no interval knows, is not in question.
+
+    The median: metrics with a distance between means below are skewed where it is small.
+    """
     cloud, keys = replace(cloud, noise=noise), ["cdnv_directional", "hug_intra", "nc1"]
     # Nearer, or where there is room, hardly any decision differs.
     keys += ["nc4_disagreement"] if noise == 4.0 else []
@@ -407,13 +408,12 @@ def test_they_hold_the_expected_value_about_as_often_as_they_say(
         found.append(jackknife_intervals(parts, weight, known=look.known_without, **options))
     for key in keys:
         values = [one[key].value for one in found]
-        centre = python_statistics.mean(values)
+        centre = python_statistics.median(values)
         held = sum(one[key].low <= centre <= one[key].high for one in found) / runs
         # 95 % of 100 with a deviation of 2.2, four of them down: values that are skewed.
         assert held >= 0.86, (key, held)
-        # And not by being wide, beside the middle two thirds of the values: far from collapse
-        # some are very large, and so are their errors. The errors of shares, which change by
-        # whole samples, are up to 1.6 times too large.
+        # And not by being wide, beside the middle two thirds of the values. Where noise is four
+        # times as long as the means, errors are up to 1.8 times too large.
         low, high = np.quantile(values, [0.16, 0.84])
         ratio = 2 * np.median([one[key].standard_error for one in found]) / (high - low)
-        assert 0.75 < ratio < (1.9 if key == "nc4_disagreement" else 1.5), (key, ratio)
+        assert 0.75 < ratio < (2 if noise == 4.0 else 1.5), (key, ratio)

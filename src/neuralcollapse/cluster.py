@@ -49,6 +49,7 @@ def measure_shards_on_ray(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
     skip_bad: bool = False,
@@ -70,6 +71,7 @@ def measure_shards_on_ray(
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: as of `measure_shards`.
+        outsiders: as of `measure_shards`.
         split: what the data is, for the record, e.g. "train".
         scatter: as of `measure_shards`.
         skip_bad: leave out files that cannot be read or do not fit, and say which and why.
@@ -110,6 +112,7 @@ def measure_shards_on_ray(
             {path.absolute(): path for path in paths},
             global_mean=global_mean,
             weighting=weighting,
+            outsiders=outsiders,
             split=split,
             skip_bad=skip_bad,
             jackknife=jackknife,
@@ -141,6 +144,7 @@ def _measured(
     *,
     global_mean: GlobalMean,
     weighting: Weighting | None,
+    outsiders: Any,
     split: str | None,
     skip_bad: bool,
     jackknife: bool,
@@ -199,6 +203,7 @@ def _measured(
         look,
         global_mean=global_mean,
         weighting=weighting,
+        outsiders=outsiders,
         split=split,
         jackknife=jackknife,
     )

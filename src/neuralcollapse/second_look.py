@@ -311,7 +311,7 @@ def second_look(
     """
     known: dict[str, float | str] = {}
     if outsiders is not None:
-        known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
+        known["nc5_orthogonality"] = orthogonality(statistics, outsiders)
     before = Look(None, {})
     if decided is not None:
         if distributed and num_processes() > 1:
@@ -384,7 +384,8 @@ def balances(statistics: ClassStatistics, weighting: Weighting | None) -> bool:
     return weighting == "balanced" and bool((counts != counts[:1]).any())
 
 
-def _orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> float | str:
+def orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> float | str:
+    """`nc5_orthogonality`, or the reason why there is none."""
     if not len(outsiders):
         return "outsiders hold no sample"
     value = float(nc5_orthogonality(statistics, outsiders))
