@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from neuralcollapse import ClassStatistics, jackknife_intervals, measure, measure_features
+from neuralcollapse.dealing import merged
+from neuralcollapse.metrics.variability import Weighting
+from neuralcollapse.second_look import SecondLook, look_at_parts
 
 # Seconds; reached only by processes that wait for each other for ever.
 LONGEST = 200.0
@@ -181,19 +185,35 @@ def intervals_of_shares(rank: int, *_: Any) -> None:
                 parts[turns[label] % 20].append(row)
                 turns[label] += 1
         cut = [ClassStatistics.from_features(features[own], labels[own], 5) for own in parts]
-        wanted = jackknife_intervals(cut, head.weight)
         own = shares[rank]
-        found = measure(head, [(features[own], labels[own])], distributed=True, jackknife=True)
-        assert {*found.intervals} - {*wanted} == {"accuracy", "nc4_disagreement", "hug_intra"}
-        chosen = head(features).argmax(1) == labels
-        rest = [
-            float(chosen[[i for i in range(130) if i not in own]].double().mean()) for own in parts
-        ]
-        known = {"accuracy": [float(chosen.double().mean()), *rest]}
-        wanted["accuracy"] = jackknife_intervals(cut, known=known)["accuracy"]
-        for key, one in wanted.items():
-            interval = found.intervals[key]
-            for end in ("value", "low", "high"):
-                value = getattr(one, end)
-                close = abs(getattr(interval, end) - value) <= 1e-7 * abs(value) + 1e-9
-                assert close, (key, end, one, interval)
+        choices: list[tuple[bool, Weighting | None]] = [(True, "balanced"), (False, None)]
+        for scatter, weighting in choices:
+            look = SecondLook(
+                merged(cut if scatter else [replace(part, scatter=None) for part in cut]),
+                head.weight.detach(),
+                None if head.bias is None else head.bias.detach(),
+                normalize=False,
+                global_mean="class",
+                weighting=weighting,
+                parts=cut,
+            )
+            totals = []
+            for place, rows in enumerate(parts):
+                look.update(features[rows], labels[rows], place)
+                totals.append(look.take())
+            known = look_at_parts(look, totals).known_without
+            wanted = jackknife_intervals(cut, head.weight, known=known, weighting=weighting)
+            found = measure(
+                head,
+                [(features[own], labels[own])],
+                distributed=True,
+                jackknife=True,
+                scatter=scatter,
+                weighting=weighting,
+            )
+            assert {*wanted} - {*found.intervals} == (set() if scatter else {"vci"})
+            for key, interval in found.intervals.items():
+                for end in ("value", "low", "high"):
+                    value = getattr(wanted[key], end)
+                    close = abs(getattr(interval, end) - value) <= 1e-7 * abs(value) + 1e-9
+                    assert close, (key, end, wanted[key], interval)

@@ -44,6 +44,7 @@ FLOORS = {
     "frames": 4,
     "geometry": 4,
     "losses": 4,
+    "rests": 4,
     "splits": 4,
     "heads": 5,
     "metrics": 5,

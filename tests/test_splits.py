@@ -213,6 +213,6 @@ def test_the_command_compares_files_and_looks_at_wrong_labels(tmp_path: Path) ->
     run("measure", files[0], "--groups", "20,5").assert_refused("--groups must come with --against")
     backwards = run("measure", files[0], "--against", files[1], "--groups", "5,20")
     backwards.assert_refused("the first not below the second, got '5,20'")
-    run("measure", *files, "--against", files[1]).assert_refused("--against must go with one file")
+    run("measure", *files, "--against", files[1]).assert_refused("against must be another")
     np.savez(files[1], features=test.features[:, :2].numpy(), labels=test.labels.numpy())
     run("measure", files[0], "--against", files[1]).assert_refused("test.npz", "features must have")

@@ -49,6 +49,7 @@ def measure_shards_on_ray(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
     skip_bad: bool = False,
@@ -70,6 +71,7 @@ def measure_shards_on_ray(
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: as of `measure_shards`.
+        outsiders: as of `measure_shards`.
         split: what the data is, for the record, e.g. "train".
         scatter: as of `measure_shards`.
         skip_bad: leave out files that cannot be read or do not fit, and say which and why.
@@ -110,6 +112,7 @@ def measure_shards_on_ray(
             {path.absolute(): path for path in paths},
             global_mean=global_mean,
             weighting=weighting,
+            outsiders=outsiders,
             split=split,
             skip_bad=skip_bad,
             jackknife=jackknife,
@@ -141,6 +144,7 @@ def _measured(
     *,
     global_mean: GlobalMean,
     weighting: Weighting | None,
+    outsiders: Any,
     split: str | None,
     skip_bad: bool,
     jackknife: bool,
@@ -177,10 +181,18 @@ def _measured(
         shared = ray.put((seen, reader))
         task = ray.remote(**options)(_look)
         totals: list[list[Tensor]] = []
-        for number, one in enumerate([task.remote(shared, path, deal.get(path)) for path in kept]):
-            for place, own in enumerate(ray.get(one)):
-                part = place if deal else part_of(number, jackknife)
-                add_totals(totals, part, [total.clone() for total in own])
+        numbers = [part_of(number, jackknife) for number in range(len(kept))]
+        tasks = [
+            task.remote(shared, path, deal.get(path), part)
+            for path, part in zip(kept, numbers, strict=True)
+        ]
+        slopes = seen.slopes
+        for part, one in zip(numbers, tasks, strict=True):
+            by_part, steeper = ray.get(one)
+            for place, own in enumerate(by_part):
+                add_totals(totals, place if deal else part, [total.clone() for total in own])
+            for slope, more in zip(slopes, steeper, strict=True):
+                slope += more
         return totals
 
     return concluded(
@@ -191,6 +203,7 @@ def _measured(
         look,
         global_mean=global_mean,
         weighting=weighting,
+        outsiders=outsiders,
         split=split,
         jackknife=jackknife,
     )
@@ -222,8 +235,10 @@ def _merge(*parts: ClassStatistics) -> ClassStatistics:
 
 
 def _look(
-    shared: tuple[SecondLook, ShardReader], path: Path, first: int | None
-) -> list[list[Tensor]]:
+    shared: tuple[SecondLook, ShardReader], path: Path, first: int | None, part: int
+) -> tuple[list[list[Tensor]], list[Tensor]]:
     torch.set_num_threads(1)
-    seen, reader = copy.deepcopy(shared)  # what is shared is read-only
-    return reader.look(seen, path, first)
+    # What is shared is read-only, and sums are not; the rests are not written to.
+    rests = shared[0].rests
+    seen, reader = copy.deepcopy(shared, {id(rests): rests})
+    return reader.look(seen, path, first, part), seen.slopes

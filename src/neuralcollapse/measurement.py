@@ -191,8 +191,8 @@ class Measurement:
             ]
             if without:
                 lines.append(
-                    f"no interval: {', '.join(without)}: sums over the parts do not give it, or it "
-                    "is undefined without one of them"
+                    f"no interval: {', '.join(without)}: undefined, or too long to find, without "
+                    "one of the parts"
                 )
         if context:
             lines.append("context: ~ what pure noise gives, >= what K classes cannot fall below")

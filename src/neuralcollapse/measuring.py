@@ -216,7 +216,8 @@ def measure(
                 distributed=distributed,
                 decided=decided,
                 unseen=f"features did not fit into memory and {unseen}",
-                first_part=first,
+                parts=parts if jackknife else (),
+                first_part=first or 0,
             )
         measured = conclude(
             statistics,

@@ -127,7 +127,7 @@ def measure_features(
         weighting=weighting,
         outsiders=outsiders,
         means=given,
-        first_part=0 if jackknife else None,
+        parts=parts if jackknife else (),
     )
     return conclude(
         statistics,

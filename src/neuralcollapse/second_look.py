@@ -9,19 +9,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from neuralcollapse.dealing import MOST_PARTS, Dealer
+from neuralcollapse.metrics.balanced_scatter import BalancedScatter
 from neuralcollapse.metrics.decision import DualDecisions
 from neuralcollapse.metrics.directional import DirectionalSpread, cdnv_directional
 from neuralcollapse.metrics.evaluation import too_many
 from neuralcollapse.metrics.outsiders import nc5_orthogonality
+from neuralcollapse.metrics.rest_decisions import RestDecisions
 from neuralcollapse.metrics.spread_within import SpreadWithin
 from neuralcollapse.metrics.table import METRICS
-from neuralcollapse.metrics.variability import BalancedScatter, Weighting, nc1, vci
+from neuralcollapse.metrics.variability import Weighting, nc1, vci
 from neuralcollapse.metrics.whitened import WhitenedSpread
 from neuralcollapse.processes import num_processes
+from neuralcollapse.rests import Rests
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
 
-_BY_SAMPLE = ("nc4_disagreement", "hug_intra")
+# With more classes, deciding anew without each part takes too long.
+_MOST_DECIDED_ANEW = 1000
 _DIRECTIONAL = next(row for row in METRICS if row.function is cdnv_directional)
 
 
@@ -49,18 +53,16 @@ class Look:
 
     @property
     def known_without(self) -> dict[str, list[float]]:
-        """By key, the value of all data and those without each part.
-
-        Only of metrics whose error is that of the samples and not of the class means, which are
-        held; accuracy is one of them.
-        """
-        looks = [self, *self.without] if self.without else []
-        found = {key: [look.known.get(key, math.nan) for look in looks] for key in _BY_SAMPLE}
+        """By key, accuracy among them, the value of all data and those without each part."""
+        if not self.without:
+            return {}
+        looks = [self, *self.without]
+        found = {key: [look.known.get(key, "not known") for look in looks] for key in self.known}
         found["accuracy"] = [math.nan if one.accuracy is None else one.accuracy for one in looks]
         return {
             key: [float(value) for value in values]
             for key, values in found.items()
-            if values and not any(isinstance(value, str) for value in values)
+            if not any(isinstance(value, str) for value in values)
         }
 
 
@@ -91,13 +93,14 @@ class Decided:
         self.totals = torch.zeros(parts, 3, dtype=torch.int64, device=home)
         """(parts, 3): samples decided differently, decided rightly, and in all; they add up."""
 
-    def update(self, features: Tensor, labels: Tensor, part: int = 0) -> None:
-        """Add a batch of one part: features (N, d), labels (N,)."""
+    def update(self, features: Tensor, labels: Tensor, part: int = 0) -> tuple[Tensor, Tensor]:
+        """Add a batch of one part: features (N, d), labels (N,); (chosen, nearest) of each."""
         features, labels = features.to(self.totals.device), labels.to(self.totals.device)
         chosen, nearest = self._decide(features)
         self.totals[part, 0] += (chosen != nearest).sum()
         self.totals[part, 1] += (chosen == labels).sum()
         self.totals[part, 2] += len(features)
+        return chosen, nearest
 
     def result(self) -> Look:
         """Accuracy and `nc4_disagreement`, also without each part where there are several."""
@@ -119,6 +122,9 @@ class SecondLook:
 
     The classifier beside the nearest mean and the labels, and features beside their means. `totals`
     of parts of the data add up.
+
+    Where parts of the data are to be left out, one at a time, `slopes` of all samples tell how the
+    metrics change with the class means, which leaving out a part moves; they add up, too.
     """
 
     def __init__(
@@ -131,21 +137,35 @@ class SecondLook:
         global_mean: GlobalMean,
         weighting: Weighting | None = None,
         means: ClassStatistics | None = None,
+        parts: Sequence[ClassStatistics] = (),
     ):
         self._statistics, self._normalize = statistics, normalize
+        self.rests = Rests(parts, statistics) if parts else None
         self._global_mean: GlobalMean = global_mean
         self._decided = None
         if weight is not None:
             self._decided = Decided(means or statistics, weight, bias, normalize=normalize)
-        self._spread = SpreadWithin(statistics, global_mean=global_mean, single=True)
-        self._crowded = too_many(_DIRECTIONAL, int(statistics.seen.sum()))
-        self._directional = None if self._crowded else DirectionalSpread(statistics)
+        num_seen = int(statistics.seen.sum())
+        # Means that were given do not move with the samples.
+        self._held_means = means is not None
+        self._anew = None
+        if self.rests and weight is not None and means is None and num_seen <= _MOST_DECIDED_ANEW:
+            self._anew = RestDecisions(statistics, self.rests)
+        self._spread = SpreadWithin(
+            statistics, global_mean=global_mean, single=True, rests=self.rests
+        )
+        self._crowded = too_many(_DIRECTIONAL, num_seen)
+        self._directional = None
+        if not self._crowded:
+            self._directional = DirectionalSpread(statistics, rests=self.rests)
         self._whitened = self._balanced = None
         if statistics.scatter is None:
             if weighting is None:
-                self._whitened = WhitenedSpread(statistics, global_mean=global_mean)
+                self._whitened = WhitenedSpread(
+                    statistics, global_mean=global_mean, rests=self.rests
+                )
         elif balances(statistics, weighting):
-            self._balanced = BalancedScatter(statistics)
+            self._balanced = BalancedScatter(statistics, rests=self.rests, global_mean=global_mean)
 
     @property
     def num_classes(self) -> int:
@@ -156,7 +176,15 @@ class SecondLook:
     def totals(self) -> list[Tensor]:
         """The sums, to be added to in place."""
         decided = [] if self._decided is None else [self._decided.totals]
-        return [*decided, *(part.totals for part in self._parts)]
+        by_class = [] if self._balanced is None else [self._balanced.by_class]
+        return [*decided, *(part.totals for part in self._parts), *by_class]
+
+    @property
+    def slopes(self) -> list[Tensor]:
+        """The sums over all samples, of whichever part; none where none is left out."""
+        anew = [] if self._anew is None else [self._anew.totals]
+        bending = [self._spread, self._directional, self._whitened]
+        return anew + [slope for part in bending if part is not None for slope in part.slopes]
 
     @property
     def _parts(
@@ -165,15 +193,17 @@ class SecondLook:
         parts = [self._spread, self._directional, self._whitened, self._balanced]
         return [part for part in parts if part is not None]
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add a batch: features (N, d), labels (N,)."""
+    def update(self, features: Tensor, labels: Tensor, part: int = 0) -> None:
+        """Add a batch of one part: features (N, d), labels (N,)."""
         home = self._statistics.means.device
         features, labels = features.to(home), labels.to(home)
         shown = directions(features) if self._normalize else features
-        for part in self._parts:
-            part.update(shown, labels)
+        for one in self._parts:
+            one.update(shown, labels, part)
         if self._decided is not None:
-            self._decided.update(features, labels)
+            chosen, nearest = self._decided.update(features, labels)
+            if self._anew is not None:
+                self._anew.update(shown, chosen, nearest, part)
 
     def take(self) -> list[Tensor]:
         """The totals so far; the look begins anew."""
@@ -199,14 +229,47 @@ class SecondLook:
         elif self._statistics.scatter is None:
             known["nc1"] = "weighted covariances need the scatter, which takes d x d numbers"
         if self._balanced is not None:
-            # Of the balanced scatter, what the default says is what was asked for.
             balanced = self._balanced.result()
-            known["nc1"] = float(nc1(balanced, global_mean=self._global_mean))
-            known["vci"] = float(vci(balanced, global_mean=self._global_mean))
+            known |= self._balanced_metrics((balanced, balanced))
         if self._decided is None:
             return Look(None, known)
         decided = self._decided.result()
         return Look(decided.accuracy, known | decided.known)
+
+    def result_of(self, number: int) -> Look:
+        """The same without a part, where `totals` are those of the others."""
+        known: dict[str, float | str] = {"hug_intra": float(self._spread.result_of(number))}
+        if self._directional is not None:
+            known["cdnv_directional"] = float(self._directional.result_of(number))
+        if self._whitened is not None:
+            known["nc1"] = float(self._whitened.result_of(number))
+        if self._balanced is not None:
+            known |= self._balanced_metrics(self._balanced.result_of(number))
+        if self._decided is None:
+            return Look(None, known)
+        decided = self._decided.result()
+        if not self._held_means:
+            decided.known["nc4_disagreement"] = self._disagreement_of(number)
+        return Look(decided.accuracy, known | decided.known)
+
+    def _balanced_metrics(
+        self, balanced: tuple[ClassStatistics, ClassStatistics] | None
+    ) -> dict[str, float | str]:
+        """Of a balanced scatter, what the default says is what was asked for."""
+        if balanced is None:
+            return {"nc1": math.nan, "vci": math.nan}
+        of_nc1, of_vci = balanced
+        return {
+            "nc1": float(nc1(of_nc1, global_mean=self._global_mean)),
+            "vci": float(vci(of_vci, global_mean=self._global_mean)),
+        }
+
+    def _disagreement_of(self, number: int) -> float:
+        """`nc4_disagreement` without a part, by the class means without it."""
+        decided = int(self.totals[0].sum(0)[2])
+        if self._anew is None or not decided or self._anew.num_seen[number] < 2:
+            return math.nan
+        return int(self._anew.totals[number]) / decided
 
 
 def second_look(
@@ -223,7 +286,8 @@ def second_look(
     means: ClassStatistics | None = None,
     decided: Decided | None = None,
     unseen: str = "features did not fit into memory and the loader runs only once",
-    first_part: int | None = None,
+    parts: Sequence[ClassStatistics] = (),
+    first_part: int = 0,
 ) -> Look:
     """Compare the classifier with nearest mean and labels, and features with their means.
 
@@ -241,11 +305,13 @@ def second_look(
         means: whose class means decide for `nc4_disagreement`; by default those of the statistics.
         decided: what was counted before, so that the decisions need no second look.
         unseen: why `batches` is None.
-        first_part: deal the batches to parts, beginning with this one, and look without each, too.
+        parts: whose statistics these are; look without each of them, too, and deal the batches to
+            them as before.
+        first_part: the one to begin with.
     """
     known: dict[str, float | str] = {}
     if outsiders is not None:
-        known["nc5_orthogonality"] = _orthogonality(statistics, outsiders)
+        known["nc5_orthogonality"] = orthogonality(statistics, outsiders)
     before = Look(None, {})
     if decided is not None:
         if distributed and num_processes() > 1:
@@ -265,17 +331,18 @@ def second_look(
         global_mean=global_mean,
         weighting=weighting,
         means=means,
+        parts=parts,
     )
-    if first_part is None:
+    if not parts:
         for features, labels, _ in batches:
             look.update(features, labels)
         totals = [look.take()]
     else:
         totals = totals_by_part(look, batches, first_part)
     if distributed and num_processes() > 1:
-        for total in (total for part in totals for total in part):
+        for total in [*(total for part in totals for total in part), *look.slopes]:
             dist.all_reduce(total)
-    found = look_at_parts(look, totals, leave_out=first_part is not None)
+    found = look_at_parts(look, totals)
     if decided is not None:
         found = found.beside(before)
     return replace(found, known=known | found.known)
@@ -288,24 +355,27 @@ def totals_by_part(
     dealer = Dealer(look.num_classes, first=first_part)
     totals = [look.take() for _ in range(MOST_PARTS)]
     for part, features, labels in dealer.dealt(batches):
-        look.update(features, labels)
+        look.update(features, labels, part)
         for total, own in zip(totals[part], look.take(), strict=True):
             total += own
     return totals
 
 
-def look_at_parts(seen: SecondLook, totals: Sequence[Sequence[Tensor]], *, leave_out: bool) -> Look:
-    """What the totals of all parts tell and, on demand, those of all but one."""
+def look_at_parts(seen: SecondLook, totals: Sequence[Sequence[Tensor]]) -> Look:
+    """What the totals of all parts tell and, where any are to be left out, those of all but one."""
 
-    def without(place: int | None) -> Look:
+    def added(places: Iterable[int]) -> SecondLook:
         seen.take()
-        for number, own in enumerate(totals):
-            if number != place:
-                seen.add(own)
-        return seen.result()
+        for place in places:
+            seen.add(totals[place])
+        return seen
 
-    places = range(len(totals)) if leave_out else ()
-    return replace(without(None), without=tuple(without(place) for place in places))
+    places = range(len(totals))
+    without = [
+        added(place for place in places if place != left).result_of(left)
+        for left in (range(len(seen.rests)) if seen.rests else ())
+    ]
+    return replace(added(places).result(), without=tuple(without))
 
 
 def balances(statistics: ClassStatistics, weighting: Weighting | None) -> bool:
@@ -314,7 +384,8 @@ def balances(statistics: ClassStatistics, weighting: Weighting | None) -> bool:
     return weighting == "balanced" and bool((counts != counts[:1]).any())
 
 
-def _orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> float | str:
+def orthogonality(statistics: ClassStatistics, outsiders: Tensor) -> float | str:
+    """`nc5_orthogonality`, or the reason why there is none."""
     if not len(outsiders):
         return "outsiders hold no sample"
     value = float(nc5_orthogonality(statistics, outsiders))

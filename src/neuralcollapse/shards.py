@@ -1,7 +1,7 @@
 """Features in many files: read one at a time, merged, and measured as if they were one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from neuralcollapse.jackknife import Interval
 from neuralcollapse.measurement import Measurement, conclude
 from neuralcollapse.metrics.variability import Weighting
 from neuralcollapse.scalars import check_booleans
-from neuralcollapse.second_look import SecondLook, look_at_parts, totals_by_part
+from neuralcollapse.second_look import SecondLook, look_at_parts, orthogonality, totals_by_part
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, StatisticsAccumulator
 
@@ -69,6 +69,7 @@ def measure_shards(
     normalize: bool = False,
     global_mean: GlobalMean = "class",
     weighting: Weighting | None = None,
+    outsiders: Any = None,
     split: str | None = None,
     scatter: bool | None = None,
     skip_bad: bool = False,
@@ -88,6 +89,8 @@ def measure_shards(
         normalize: scale every feature to unit length first.
         global_mean: "class" (mean of class means) or "sample" (mean of all samples).
         weighting: of the covariances, "balanced", "samples" or None; see `nc1`.
+        outsiders: (M, d), features of samples that belong to none of the classes, for
+            `nc5_orthogonality`.
         split: what the data is, for the record, e.g. "train".
         scatter: accumulate the (d, d) scatter; without it `nc1` takes a second look at the files,
             in the K-1 directions of the class means, without any (d, d) array. By default up to
@@ -95,14 +98,12 @@ def measure_shards(
         skip_bad: leave out files that cannot be read or do not fit, and say which and why;
             otherwise the first one is an error.
         jackknife: also find intervals, from up to 20 parts of the data: the files, or where these
-            are fewer than 10, samples of each file, dealt in turns by class. Those of accuracy,
-            `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
-            from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
-            have none.
+            are fewer than 10, samples of each file, dealt in turns by class. What is said of those
+            of `measure` holds of these.
 
     Raises:
-        ValueError: if a file cannot be read or does not fit (it is named), one is given twice, or
-            no sample is left.
+        ValueError: if a file cannot be read or does not fit (it is named), one is given twice,
+            outsiders are not finite or of another width, or no sample is left.
 
     Example:
         >>> import tempfile
@@ -136,8 +137,9 @@ def measure_shards(
     def look(seen: SecondLook) -> list[list[Tensor]]:
         totals: list[list[Tensor]] = []
         for number, path in enumerate(kept):
-            for place, own in enumerate(reader.look(seen, path, deal.get(path))):
-                add_totals(totals, place if deal else part_of(number, jackknife), own)
+            part = part_of(number, jackknife)
+            for place, own in enumerate(reader.look(seen, path, deal.get(path), part)):
+                add_totals(totals, place if deal else part, own)
         return totals
 
     return concluded(
@@ -148,6 +150,7 @@ def measure_shards(
         look,
         global_mean=global_mean,
         weighting=weighting,
+        outsiders=outsiders,
         split=split,
         jackknife=jackknife,
     )
@@ -174,6 +177,7 @@ def concluded(
     *,
     global_mean: GlobalMean,
     weighting: Weighting | None = None,
+    outsiders: Any = None,
     split: str | None,
     jackknife: bool,
 ) -> ShardMeasurement:
@@ -188,8 +192,14 @@ def concluded(
         )
     statistics = merged(parts)
     reader.check_classifier(statistics)
-    seen = reader.second_look(statistics, global_mean, weighting)
-    found = look_at_parts(seen, look(seen), leave_out=jackknife)
+    if outsiders is not None:
+        outsiders = reader.outsiders(outsiders)
+    cut = [padded(part, statistics.num_classes) for part in parts] if jackknife else []
+    seen = reader.second_look(statistics, cut, global_mean, weighting)
+    found = look_at_parts(seen, look(seen))
+    if outsiders is not None:
+        nc5 = orthogonality(statistics, outsiders)
+        found = replace(found, known=found.known | {"nc5_orthogonality": nc5})
     measurement = conclude(
         statistics,
         reader.weight,
@@ -201,7 +211,8 @@ def concluded(
         split=split,
         layer=None,
         dtype=reader.dtype,
-        parts=[padded(part, statistics.num_classes) for part in parts] if jackknife else (),
+        parts=cut,
+        outsiders=outsiders,
     )
     return ShardMeasurement(measurement, tuple(kept), skipped)
 
@@ -301,16 +312,22 @@ class ShardReader:
             self.weight, self.bias = weight, bias
         return parts
 
-    def look(self, seen: SecondLook, path: Path, first: int | None) -> list[list[Tensor]]:
-        """The totals of a second look at a file, by part where its samples are dealt."""
+    def look(
+        self, seen: SecondLook, path: Path, first: int | None, part: int
+    ) -> list[list[Tensor]]:
+        """The totals of a second look at a file of some part, or by part where it is dealt."""
         features, labels = self._samples(read_features(path))
         if first is not None:
             return totals_by_part(seen, [(features, labels, None)], first)
-        seen.update(features, labels)
+        seen.update(features, labels, part)
         return [seen.take()]
 
     def second_look(
-        self, statistics: ClassStatistics, global_mean: GlobalMean, weighting: Weighting | None
+        self,
+        statistics: ClassStatistics,
+        parts: Sequence[ClassStatistics],
+        global_mean: GlobalMean,
+        weighting: Weighting | None,
     ) -> SecondLook:
         """What is to be seen of the files' features once their statistics are known."""
         return SecondLook(
@@ -320,7 +337,19 @@ class ShardReader:
             normalize=self.normalize,
             global_mean=global_mean,
             weighting=weighting,
+            parts=parts,
         )
+
+    def outsiders(self, given: Any) -> Tensor:
+        """(M, d), features of samples of no class, shown as those of the files are."""
+        features = check_matrix(
+            "outsiders",
+            as_tensor("outsiders", given),
+            columns=self.dim,
+            why="the width of the features",
+        ).detach()
+        check_finite("outsiders", features)
+        return directions(features) if self.normalize else features
 
     def check_classifier(self, statistics: ClassStatistics) -> None:
         """The classifier must have a row for every class."""

@@ -159,6 +159,7 @@ METRIC_PARTS = {
     "etf_distance": "test_metrics.py: nc2_etf_distance and nc2w_etf_distance",
     "linear_decision": "test_metrics.py: nc4_disagreement",
     "DualDecisions": "test_dual_decisions.py",
+    "RestDecisions": "test_intervals_of_features.py: against means found anew",
     "NearestMean": "test_metrics.py: nc4_disagreement",
     "DirectionalSpread": "test_deeper_metrics.py: cdnv_directional in parts",
     "BalancedScatter": "test_deeper_metrics.py: covariances of balanced classes",

@@ -92,9 +92,47 @@ def test_weighting_and_outsiders_are_passed_on(tmp_path: Path) -> None:
     assert result["metrics"]["nc1"] != as_json(file)["metrics"]["nc1"]
     shards = as_json(file, file.with_name("o2.npz"), "--weighting", "balanced", "--skip-bad")
     assert shards["metrics"]["nc1"] == pytest.approx(expected["nc1"], rel=1e-12)
-    run("measure", file, "--jackknife", "--outsiders", outside).assert_refused("with one file")
     bare = write(tmp_path / "b.npz", labels=labels)
     run("measure", file, "--outsiders", bare).assert_refused("must hold the array 'features'")
+
+
+def test_with_intervals_and_in_several_files_nothing_is_left_out(tmp_path: Path) -> None:
+    """Outsiders, test samples and wrong labels, beside intervals; the former in shards, too."""
+    one = write(tmp_path / "f.npz", **WHOLE, true_labels=(LABELS + 1) % 4)
+    test = write(tmp_path / "t.npz", features=FEATURES + 0.1, labels=LABELS)
+    outside = write(tmp_path / "o.npz", features=FEATURES[:7] + 1)
+    for j in range(3):
+        write(
+            tmp_path / f"s{j}.npz", **WHOLE | {"features": FEATURES[j::3], "labels": LABELS[j::3]}
+        )
+    more = "--outsiders", outside, "--against", test, "--groups", "20,10"
+    plain, sure = as_json(one, *more), as_json(one, *more, "--jackknife")
+    assert "intervals" not in plain
+    assert sure["metrics"].keys() == plain["metrics"].keys()
+    assert sure["file"] == plain["file"]
+    assert sure["wrong_labels"] == plain["wrong_labels"]
+    wanted = measure_features(
+        FEATURES, LABELS, WHOLE["weight"], WHOLE["bias"], outsiders=FEATURES[:7] + 1, jackknife=True
+    )
+    assert sure["intervals"].keys() == wanted.intervals.keys()
+    assert "nc5_orthogonality" in sure["intervals"]
+    for key, interval in wanted.intervals.items():
+        assert sure["intervals"][key]["low"] == pytest.approx(interval.low, rel=1e-9), key
+    shards = tmp_path / "s?.npz"
+    beside = as_json(shards, *more), as_json(shards, *more, "--jackknife", "--skip-bad")
+    for found in (sure, *beside):  # sums in another order
+        nc5 = found["metrics"]["nc5_orthogonality"]
+        assert nc5 == pytest.approx(plain["metrics"]["nc5_orthogonality"], rel=1e-9)
+        means = plain["against"]["by_group"]["all"]
+        assert found["against"]["by_group"]["all"] == pytest.approx(means, rel=1e-6)
+    assert "nc5_orthogonality" in as_json(shards, *more, "--jackknife")["intervals"]
+    text = run("measure", shards, *more, "--jackknife").assert_ok()
+    assert text.index("files: 3 read") < text.index("\nagainst ")
+    narrow = write(tmp_path / "n.npz", features=FEATURES[:, :-1])
+    run("measure", shards, "--outsiders", narrow).assert_refused("outsiders must have", "columns")
+    again = run("measure", shards, "--outsiders", tmp_path / "s1.npz")
+    again.assert_refused("another file than")
+    run("measure", shards, "--against", narrow).assert_refused("labels")
 
 
 def test_weight_and_bias_are_used(tmp_path: Path) -> None:

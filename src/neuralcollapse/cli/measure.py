@@ -18,6 +18,8 @@ from neuralcollapse.cli.files import (
     of_file,
 )
 
+_MEASURED = "the one measured"
+
 
 def measure(
     files: Annotated[
@@ -116,28 +118,25 @@ def measure(
     if groups is not None and not against:
         raise ValueError(f"--groups must come with --against TEST, got {groups} alone")
     paths = files_once(files)
-    alone = len(paths) == 1 and not jackknife and not skip_bad and engine == "serial"
+    tests = files_once(against) if against else []
+    for path in tests:
+        check_apart("against", path, paths, _MEASURED)
+    alone = len(paths) == 1 and not skip_bad and engine == "serial"
     arrays = read_features(paths[0]) if alone else {}
     if classifier is not None:
         width = arrays["features"].shape[-1:] if alone else ()
         options |= {"bias": None, **classifier_of(classifier, *width)}
+    dim = arrays["features"].shape[-1] if alone and arrays["features"].ndim else None
+    options["outsiders"] = _outsiders(outsiders, paths, dim) if outsiders else None
+    options["jackknife"] = jackknife
+    lines: list[str] = []
     if alone:
         own: dict[str, Any] = {"weight": arrays.get("weight"), "bias": arrays.get("bias")}
-        if outsiders:
-            own["outsiders"] = _outsiders(outsiders, paths[0], arrays["features"])
         with of_file(paths[0]):
             measurement = measure_features(arrays["features"], arrays["labels"], **(own | options))
-        result = {"file": str(paths[0]), **measurement.to_dict()}
-        text = str(measurement)
-        more, words = _deeper(paths[0], arrays, measurement, against, groups, normalize)
-        result, text = result | more, "\n\n".join([text, *words])
+        result: dict[str, Any] = {"file": str(paths[0])}
     else:
-        for name, value in (("outsiders", outsiders), ("against", against)):
-            if value:
-                raise ValueError(
-                    f"--{name} must go with one file, without --jackknife, --skip-bad and --engine"
-                )
-        options |= {"skip_bad": skip_bad, "jackknife": jackknife}
+        options["skip_bad"] = skip_bad
         if engine == "ray":
             from neuralcollapse.cluster import measure_shards_on_ray
 
@@ -147,38 +146,40 @@ def measure(
                 raise ValueError(str(error)) from None
         else:
             shards = measure_shards(paths, **options)
+        measurement, lines = shards.measurement, _more_lines(shards)
         result = {
             "files": [str(path) for path in shards.files],
             "skipped": {str(path): reason for path, reason in shards.skipped.items()},
-            **shards.measurement.to_dict(),
         }
-        if jackknife:
-            result.setdefault("intervals", {})
-        text = "\n".join([str(shards.measurement), *_more_lines(shards)])
-    deliver(result, out, as_json, lambda: print(text))
+    result |= measurement.to_dict()
+    if jackknife:
+        result.setdefault("intervals", {})
+    more, words = _deeper(paths, arrays, measurement, tests, groups, normalize)
+    text = "\n\n".join(["\n".join([str(measurement), *lines]), *words])
+    deliver(result | more, out, as_json, lambda: print(text))
 
 
-def _outsiders(patterns: Sequence[str], inside: Path, features: Any) -> Any:
+def _outsiders(patterns: Sequence[str], inside: Sequence[Path], dim: int | None) -> Any:
     """(M, d), the features of all files of samples of no class."""
     import torch
 
-    dim = features.shape[-1] if features.ndim else None
     parts = []
     for path in files_once(patterns):
-        check_apart("outsiders", path, [inside], "the one measured")
-        parts.append(features_of(path, dim, f"as in {inside}"))
+        check_apart("outsiders", path, inside, _MEASURED)
+        parts.append(features_of(path, dim, f"as in {inside[0]}"))
+        dim = parts[0].shape[1]
     return torch.cat(parts)
 
 
 def _deeper(
-    file: Path,
+    files: Sequence[Path],
     arrays: dict[str, Any],
     measurement: Any,
-    against: list[str] | None,
+    tests: Sequence[Path],
     groups: str | None,
     normalize: bool,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Test samples by class and group, and wrong labels, where the files have them."""
+    """Test samples by class and group, and wrong labels, where a single file has them."""
     from neuralcollapse.checks import as_tensor, check_matrix
     from neuralcollapse.dealing import merged
     from neuralcollapse.feature_files import read_features
@@ -192,18 +193,17 @@ def _deeper(
 
     result: dict[str, Any] = {}
     words: list[str] = []
-    if against:
+    if tests:
         many, few = thresholds(groups or "100,20")
         classes, parts = len(measurement.counts), []
-        for path in (tests := files_once(against)):
-            check_apart("against", path, [file], "the one measured")
+        for path in tests:
             held = read_features(path)
             with of_file(path):
                 features = check_matrix(
                     "features",
                     shown(held["features"]),
                     columns=measurement.dim,
-                    why=f"as in {file}",
+                    why=f"as in {files[0]}",
                 )
                 labels = as_tensor("labels", held["labels"])
                 part = ClassStatistics.from_features(features, labels, classes, scatter=False)
@@ -214,7 +214,7 @@ def _deeper(
         result["against"] = {"files": names, **comparison.to_dict()}
         words.append(f"against {', '.join(names)}:\n{comparison}")
     if "true_labels" in arrays:
-        with of_file(file):
+        with of_file(files[0]):
             found = wrong_label_collapse(
                 shown(arrays["features"]),
                 as_tensor("labels", arrays["labels"]),

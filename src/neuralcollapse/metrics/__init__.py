@@ -12,6 +12,7 @@ from neuralcollapse.metrics.angles import nc2w_equiangle as nc2w_equiangle
 from neuralcollapse.metrics.angles import nc2w_equinorm as nc2w_equinorm
 from neuralcollapse.metrics.angles import nc2w_etf_distance as nc2w_etf_distance
 from neuralcollapse.metrics.angles import nc2w_max_angle as nc2w_max_angle
+from neuralcollapse.metrics.balanced_scatter import BalancedScatter as BalancedScatter
 from neuralcollapse.metrics.decision import NearestMean as NearestMean
 from neuralcollapse.metrics.decision import linear_decision as linear_decision
 from neuralcollapse.metrics.decision import nc4_disagreement as nc4_disagreement
@@ -51,7 +52,6 @@ from neuralcollapse.metrics.uniformity import gnc2_log_variance as gnc2_log_vari
 from neuralcollapse.metrics.uniformity import gnc2_margin as gnc2_margin
 from neuralcollapse.metrics.uniformity import hug_inter as hug_inter
 from neuralcollapse.metrics.uniformity import least_mean_energy as least_mean_energy
-from neuralcollapse.metrics.variability import BalancedScatter as BalancedScatter
 from neuralcollapse.metrics.variability import Weighting as Weighting
 from neuralcollapse.metrics.variability import cdnv as cdnv
 from neuralcollapse.metrics.variability import nc1 as nc1

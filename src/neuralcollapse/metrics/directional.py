@@ -5,6 +5,7 @@ from torch import Tensor
 
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
 from neuralcollapse.precision import FullPrecision
+from neuralcollapse.rests import Rests
 from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 # Entries of one block of scores: 2^20 doubles are 8 MiB.
@@ -65,6 +66,8 @@ class DirectionalSpread:
 
     Args:
         statistics: of all the features, whose class means are used.
+        rests: of the same features; also sum up what `result_of` needs, in twice the time, and
+            with a K x K array.
 
     Example:
         >>> features, labels = torch.tensor([[1.0], [3.0], [-2.0]]), torch.tensor([0, 0, 1])
@@ -75,8 +78,9 @@ class DirectionalSpread:
         0.03125
     """
 
-    def __init__(self, statistics: ClassStatistics):
+    def __init__(self, statistics: ClassStatistics, *, rests: Rests | None = None):
         seen = check_statistics(statistics).seen
+        self._statistics, self._rests = statistics, rests
         self._place = (seen.cumsum(0) - 1).clamp(min=0)  # of a class among those seen
         self._origin = statistics.global_mean().double()
         self._own_means = statistics.means.double()
@@ -87,24 +91,34 @@ class DirectionalSpread:
             self._kept = self._distances_from(self._centred, self._norms)
         self.totals = self._centred.new_zeros(2, len(self._centred))
         """(2, K seen): sums over the samples of a class, and their number."""
+        self.slopes: list[Tensor] = []
+        """Of all samples: (K seen, d), sums of residuals by how much they lean to other classes;
+        (K seen, K seen), the variance of a class towards each other; and (J,), by part, what its
+        own samples have in the slope along which it moves the means. They add up, too."""
+        if rests is not None:
+            pairs = self._centred.new_zeros(len(self._centred), len(self._centred))
+            by_part = self._centred.new_zeros(len(rests))
+            self.slopes = [torch.zeros_like(self._centred), pairs, by_part]
+        self._scale = self._norms.mean()  # of squared distances
+        self._counts = statistics.counts[seen].double()
+        self._gradient: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add a batch: features (N, d), labels (N,)."""
+    def update(self, features: Tensor, labels: Tensor, part: int = 0) -> None:
+        """Add a batch of one part: features (N, d), labels (N,)."""
         widest = max(1, len(self._centred), features.shape[1])
         rows = max(1, _BLOCK_SCORES // widest)
         dtype = torch.promote_types(features.dtype, torch.float32)
         for block, own in zip(features.split(rows), labels.split(rows), strict=True):
             place = self._place[own]
             residuals = (block.double() - self._own_means[own]).to(dtype)
-            with FullPrecision(block.device.type):
-                towards = (residuals @ self._centred.to(dtype).T).double()
-            towards = towards - towards.gather(1, place[:, None])
-            squares = self._squared_distances(place)
-            ratios = (towards / squares).square()
-            ratios.scatter_(1, place[:, None], 0.0)
+            leaning, squares = self._leaning(residuals, place)
+            ratios = leaning.square()
             self.totals[0].index_add_(0, place, ratios.sum(1))
             self.totals[1].index_add_(0, place, ratios.new_ones(len(place)))
+            if self._rests is not None:
+                shifts = self._rests.shifts(part, own).to(dtype)
+                self._add_slopes(part, residuals, shifts, place, leaning, squares)
 
     def result(self) -> Tensor:
         """The mean over pairs of classes, 0-d float64."""
@@ -112,6 +126,69 @@ class DirectionalSpread:
         if len(sums) < 2:
             return sums.new_full((), torch.nan)
         return (sums / counts).mean() / (len(sums) - 1)
+
+    def result_of(self, number: int) -> Tensor:
+        """What it is without a part, to first order in how far the class means move.
+
+        `totals` are those of the others, `slopes` those of all samples. Residuals are taken to the
+        means of what is left, over distances between these; the lines between means follow to first
+        order, along a slope to which the part itself has nothing to say. Not a number where a class
+        is missing without the part.
+        """
+        if self._rests is None:
+            raise ValueError("rests must be given to leave out a part, got none")
+        rest, sums = self._rests.without(number), self.totals[0]
+        if len(sums) < 2 or not torch.equal(rest.seen, self._statistics.seen):
+            return sums.new_full((), torch.nan)
+        if self._gradient is None:
+            self._gradient = self._mean_gradient()
+        shifts = (rest.means.double() - self._own_means)[rest.seen]
+        everyone = torch.arange(len(sums), device=sums.device)
+        around, _ = DirectionalSpread(rest)._leaning(shifts, everyone)
+        held = sums / rest.counts[rest.seen] - around.square().sum(1)
+        slope = (self._gradient * shifts).sum() - self.slopes[2][number] / self._scale
+        return (held.sum() + slope) / (len(sums) * (len(sums) - 1))
+
+    def _mean_gradient(self) -> Tensor:
+        """(K seen, d), the derivative of the sum over pairs by the class means."""
+        by_residual, by_pair, _ = self.slopes
+        everyone = torch.arange(len(by_pair), device=by_pair.device)
+        squares = self._squared_distances(everyone).fill_diagonal_(torch.inf)
+        # By the distance: -4 variance (mu_j - mu_k) / distance^2, to mu_j and against mu_k.
+        weights = -4 * by_pair / squares
+        weights = weights + weights.T
+        turned = weights.sum(1, keepdim=True) * self._centred - weights @ self._centred
+        return by_residual / self._scale + turned
+
+    def _leaning(self, residuals: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K seen), r . (mu_j - mu_k) / norm(mu_j - mu_k)^2, 0 for j = k; and the latter."""
+        with FullPrecision(residuals.device.type):
+            towards = (residuals @ self._centred.to(residuals.dtype).T).double()
+        towards = towards - towards.gather(1, place[:, None])
+        squares = self._squared_distances(place)
+        return (towards / squares).scatter_(1, place[:, None], 0.0), squares
+
+    def _add_slopes(
+        self,
+        part: int,
+        residuals: Tensor,
+        shifts: Tensor,
+        place: Tensor,
+        leaning: Tensor,
+        squares: Tensor,
+    ) -> None:
+        """Of leaning^2, by mu_j - mu_k at a given distance: 2 leaning r / distance^2."""
+        by_residual, by_pair, by_part = self.slopes
+        shares = 1 / self._counts[place, None]
+        factors = 2 * shares * leaning * (self._scale / squares)
+        factors.scatter_(1, place[:, None], 0.0)
+        # To mu_j, and against mu_k.
+        against = factors.sum(1)
+        factors.scatter_(1, place[:, None], -against[:, None])
+        with FullPrecision(residuals.device.type):
+            by_residual += factors.to(residuals.dtype).T @ residuals
+        by_pair.index_add_(0, place, shares * leaning.square())
+        by_part[part] -= (against * (residuals * shifts).sum(1)).sum()
 
     def _squared_distances(self, place: Tensor) -> Tensor:
         """(B, K seen), from the mean of each sample's class to all others."""

@@ -1,6 +1,5 @@
 """NC1: how much samples of one class vary, relative to how far the classes lie apart."""
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,8 +16,6 @@ Weighting = Literal["balanced", "samples"]
 _LEAST_PIVOT = 1e-8
 # Variances below this share of all are the rounding of features in single precision.
 _LEAST_VARIANCE = 1e-12
-# Residuals per block: 2^20 doubles are 8 MiB.
-_BLOCK_RESIDUALS = 1 << 20
 
 
 def nc1(
@@ -154,50 +151,6 @@ def vci(
         return _undefined(within)
     scale = singular / int(statistics.seen.sum()) ** 0.5
     return _unexplained(within, directions, scale).mean()
-
-
-class BalancedScatter:
-    """The scatter with every class counted alike, in a second pass over the features.
-
-        scatter = N / K * sum over classes of (sum over its samples of r r^T) / n_k
-
-    with r the residuals to the class means. What comes out are statistics whose within-class
-    covariance is the mean of the classes' own: `nc1` and `vci` of them are those that
-    weighting="balanced" asks for. Of classes of equal size they are the statistics as given.
-
-    Args:
-        statistics: of all the features, whose class means and counts are used.
-
-    Example:
-        >>> features = torch.tensor([[0.0, 1.0], [0.0, 3.0], [5.0, 0.0]])
-        >>> labels = torch.tensor([0, 0, 1])
-        >>> scatter = BalancedScatter(ClassStatistics.from_features(features, labels, 2))
-        >>> scatter.update(features, labels)
-        >>> scatter.result().within_covariance.tolist()  # of classes: 1 and 0
-        [[0.0, 0.0], [0.0, 0.5]]
-    """
-
-    def __init__(self, statistics: ClassStatistics):
-        self._statistics = statistics
-        counts = check_statistics(statistics).counts.clamp(min=1).double()
-        share = statistics.num_samples / max(1, int(statistics.seen.sum()))
-        self._scales = (share / counts).sqrt()
-        self._means = statistics.means.double()
-        dim = statistics.dim
-        self.totals = self._means.new_zeros(dim, dim)
-        """(d, d): those of several processes add up."""
-
-    @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add a batch: features (N, d), labels (N,)."""
-        rows = max(1, _BLOCK_RESIDUALS // max(1, features.shape[1]))
-        for block, own in zip(features.split(rows), labels.split(rows), strict=True):
-            residuals = (block.double() - self._means[own]) * self._scales[own, None]
-            self.totals += residuals.T @ residuals
-
-    def result(self) -> ClassStatistics:
-        """The statistics with the balanced scatter."""
-        return replace(self._statistics, scatter=self.totals.to(self._statistics.means.dtype))
 
 
 def cdnv(
