@@ -331,7 +331,9 @@ def _notes(
     notes = []
     rank, condition = between_condition(statistics, global_mean=global_mean)
     if not math.isnan(condition):
-        size = f"condition {condition:.3g}" if math.isfinite(condition) else "condition above 1e12"
+        size = f"condition {condition:.3g}"
+        if math.isinf(condition):
+            size = "what is in the other directions is rounding"
         notes.append(f"between-class covariance: rank {rank}, {size}")
     single = int((statistics.counts == 1).sum())
     if single and not math.isnan(condition):

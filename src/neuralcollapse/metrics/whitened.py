@@ -11,8 +11,6 @@ from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statist
 
 # Features per block: 2^20 doubles are 8 MiB.
 _BLOCK_FEATURES = 1 << 20
-# Smaller eigenvalues, relative to the largest, are rounding of the Gram matrix.
-_LEAST_EIGENVALUE = 1e-12
 
 
 class WhitenedSpread:
@@ -143,18 +141,16 @@ def between_condition(
     """(rank, condition) of the between-class covariance whose pseudo-inverse `nc1` takes.
 
     The condition is its largest eigenvalue over the smallest of the K-1 (or d, if fewer) that are
-    not zero for class means in general position; infinite beyond 1e12, where directions are lost in
-    the rounding of their Gram matrix. The larger it is, the more `nc1` says of the few directions
-    in which the class means differ least.
+    not zero for class means in general position; infinite where `nc1` leaves a direction out
+    because it is that of rounding. The larger it is, the more `nc1` says of the few directions in
+    which the class means differ least.
 
     Returns:
         The rank, and the condition, nan for fewer than two classes.
     """
     centred = check_statistics(statistics).centred_means(global_mean).double()
-    num_seen, dim = centred.shape
-    if num_seen < 2 or not bool(centred.any()):
+    singular, _ = mean_spectrum(centred, statistics.seen_means)
+    if not len(singular):
         return 0, math.nan
-    gram = centred @ centred.T if num_seen <= dim else centred.T @ centred
-    values = torch.linalg.eigvalsh(gram).flip(0)[: min(num_seen - 1, dim)]
-    rank = int((values > _LEAST_EIGENVALUE * values[0]).sum())
-    return rank, float(values[0] / values[-1]) if rank == len(values) else math.inf
+    full = len(singular) == min(len(centred) - 1, centred.shape[1])
+    return len(singular), float((singular[0] / singular[-1]).square()) if full else math.inf
