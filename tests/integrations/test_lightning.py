@@ -453,10 +453,11 @@ def test_under_the_trainer_of_lightning(tmp_path: Any) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
+    callback = CollapseCallback(means="previous", jackknife=True)
     trainer = lightning.Trainer(
         max_epochs=2,
         accelerator="cpu",
-        callbacks=[CollapseCallback()],
+        callbacks=[callback],
         default_root_dir=tmp_path,
         enable_progress_bar=False,
         logger=False,
@@ -467,3 +468,8 @@ def test_under_the_trainer_of_lightning(tmp_path: Any) -> None:
     for key in ("nc1", "nc3_duality"):
         value = float(trainer.callback_metrics[f"collapse/val/{key}"])
         assert value == pytest.approx(wanted[key], rel=1e-4)
+        ends = [
+            float(trainer.callback_metrics[f"collapse/val/{key}_{end}"]) for end in ("low", "high")
+        ]
+        assert ends[0] < value < ends[1]
+    assert callback.latest["val"].conventions["nc4"].endswith("of the measurement before")
