@@ -307,7 +307,9 @@ def test_wide_layers_have_nc1_from_a_second_pass_over_the_same_batches(
         for layer in wanted.depth.layers:
             path = f"collapse/train/layers/{layer.name}"
             assert values[f"{path}/nc1"] == pytest.approx(layer.metrics["nc1"], rel=1e-5)
-            assert values[f"{path}/effective_rank"] == layer.metrics["effective_rank"]
+            # Sums without scatter are single.
+            rank = layer.metrics["effective_rank"]
+            assert values[f"{path}/effective_rank"] == pytest.approx(rank, rel=1e-6)
             assert f"{path}/vci" not in values
         assert values["collapse/train/nc4_disagreement"] == wanted["nc4_disagreement"]
 
