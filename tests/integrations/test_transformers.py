@@ -564,13 +564,16 @@ def test_under_the_trainer_of_transformers(tmp_path: Any) -> None:
     model = transformers.GPT2LMHeadModel(config)
     rows = [{"input_ids": row, "labels": row} for row in TOKENS]
     arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=1, report_to=[], use_cpu=True
+        output_dir=str(tmp_path), num_train_epochs=2, report_to=[], use_cpu=True
     )
     trainer = transformers.Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
-    trainer.add_callback(CollapseCallback(trainer))
+    callback = CollapseCallback(trainer, means="train", jackknife=True)
+    trainer.add_callback(callback)
     trainer.train()
     logged = {key for row in trainer.state.log_history for key in row}
-    assert {"collapse/nc1", "eval_collapse/nc1"} <= logged
+    for key in ("collapse/cdnv", "eval_collapse/cdnv"):
+        assert {key, f"{key}_low", f"{key}_high"} <= logged
+    assert callback.latest["eval"].conventions["nc4"].endswith("class means of train")
 
 
 @pytest.mark.parametrize(

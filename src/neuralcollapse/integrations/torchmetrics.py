@@ -79,6 +79,7 @@ class NeuralCollapse(Metric):
             to which samples, or the sequences that tokens are from, are dealt in turns as by
             `neuralcollapse.measure`; their ends are in the dictionary as `nc1_low` and `nc1_high`.
             The state has a row of sums for each part, 20 times the numbers to keep and to gather.
+            Dealing waits for a GPU, and holds up to 64 MiB of features back.
         **kwargs: of `torchmetrics.Metric`.
 
     Raises:

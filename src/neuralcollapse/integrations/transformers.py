@@ -81,7 +81,7 @@ class CollapseCallback(_Callback):
             features there are (the first takes its own), or the name of other data, such as
             "train", for its last; by default those of the data itself. `latest` says which.
         jackknife: also find 95 % intervals, as of `measure_transformer`, and log their ends beside
-            the values, as `collapse/eval/nc1_low` and `collapse/eval/nc1_high`.
+            the values, as `eval_collapse/nc1_low` and `eval_collapse/nc1_high`.
 
     Attributes:
         latest: the last measurement of each loader by name, with its layers in `depth`.
