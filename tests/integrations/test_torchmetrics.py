@@ -469,8 +469,8 @@ def test_in_a_collection_equal_states_are_shared() -> None:
 
 
 def test_more_classes_than_the_slow_margin_allows() -> None:
-    features, labels = data(num_classes=120, count=240)
-    one = NeuralCollapse(120, 8)
+    features, labels = data(num_classes=220, count=440)
+    one = NeuralCollapse(220, 8)
     one.update(features, labels)
     assert "gnc2_margin" not in one.compute()
     assert "gnc2_margin" in metric_keys()
