@@ -37,8 +37,8 @@ def evaluate(
         known: metrics that need the features themselves, computed by the caller: a value, or the
             reason why there is none.
 
-    Metrics of pairs of classes draw 4,194,304 of them, always the same, where there are more than
-    32,768 classes.
+    Metrics of pairs of classes share one sweep over the class means, and one over the classifier.
+    Of more than 32,768 classes they draw 4,194,304 pairs, always the same.
 
     Returns:
         Values, nan where undefined or infinite, and the reason for each nan. A metric of features
