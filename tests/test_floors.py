@@ -30,6 +30,7 @@ FLOORS = {
     "specs": 1,
     "spectrum": 1,
     "sphere": 1,
+    "row_products": 2,
     "running_sums": 2,
     "batches": 3,
     "blocks": 3,

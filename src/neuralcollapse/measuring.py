@@ -109,10 +109,10 @@ def measure(
             parts of the data, to which the samples of each class are dealt in turns, or, where
             samples are tokens, the sequences. Samples must be independent: frames of one video
             make intervals too narrow. Classes of fewer than 20 samples are in as many parts as they
-            have samples; see `jackknife_intervals` for what that does. The intervals of accuracy,
-            `nc4_disagreement` and `hug_intra` hold the class means at those of all data, which far
-            from collapse makes them too narrow; `cdnv_directional`, and `nc1` in a second look,
-            have none. Takes memory for 20 times the sums, some 30 (K d + d^2) doubles (4.5 GB at
+            have samples; see `jackknife_intervals` for what that does. Metrics that look at the
+            features themselves follow the class means, which move without a part: decisions anew,
+            of up to 1000 classes, the others to first order, for which a class should have ten
+            samples. Takes memory for 20 times the sums, some 30 (K d + d^2) doubles (4.5 GB at
             d = 4096), or 30 K d with scatter=False.
         distributed: the loader holds one process's part of the data; the result is that of all
             parts together, the same in every process of torch.distributed.

@@ -6,6 +6,7 @@ from torch import Tensor
 from neuralcollapse.checks import check_label_range, check_labels, check_matrix
 from neuralcollapse.precision import FullPrecision
 from neuralcollapse.rests import Rests
+from neuralcollapse.row_products import RowProducts
 from neuralcollapse.statistics import ClassStatistics, check_statistics
 
 # Entries of one block of scores: 2^20 doubles are 8 MiB.
@@ -91,17 +92,22 @@ class DirectionalSpread:
             self._kept = self._distances_from(self._centred, self._norms)
         self.totals = self._centred.new_zeros(2, len(self._centred))
         """(2, K seen): sums over the samples of a class, and their number."""
-        self.slopes: list[Tensor] = []
-        """Of all samples: (K seen, d), sums of residuals by how much they lean to other classes;
-        (K seen, K seen), the variance of a class towards each other; and (J,), by part, what its
-        own samples have in the slope along which it moves the means. They add up, too."""
         if rests is not None:
-            pairs = self._centred.new_zeros(len(self._centred), len(self._centred))
-            by_part = self._centred.new_zeros(len(rests))
-            self.slopes = [torch.zeros_like(self._centred), pairs, by_part]
+            self._products = RowProducts(torch.zeros_like(self._centred))
+            self._by_pair = self._centred.new_zeros(len(self._centred), len(self._centred))
+            self._by_part = self._centred.new_zeros(len(rests))
         self._scale = self._norms.mean()  # of squared distances
         self._counts = statistics.counts[seen].double()
         self._gradient: Tensor | None = None
+
+    @property
+    def slopes(self) -> list[Tensor]:
+        """Of all samples: (K seen, d), sums of residuals by how much they lean to other classes;
+        (K seen, K seen), the variance of a class towards each other; and (J,), by part, what its
+        own samples have in the slope along which it moves the means. They add up, too."""
+        if self._rests is None:
+            return []
+        return [self._products.result(), self._by_pair, self._by_part]
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, part: int = 0) -> None:
@@ -146,7 +152,7 @@ class DirectionalSpread:
         everyone = torch.arange(len(sums), device=sums.device)
         around, _ = DirectionalSpread(rest)._leaning(shifts, everyone)
         held = sums / rest.counts[rest.seen] - around.square().sum(1)
-        slope = (self._gradient * shifts).sum() - self.slopes[2][number] / self._scale
+        slope = (self._gradient * shifts).sum() - self._by_part[number] / self._scale
         return (held.sum() + slope) / (len(sums) * (len(sums) - 1))
 
     def _mean_gradient(self) -> Tensor:
@@ -178,17 +184,15 @@ class DirectionalSpread:
         squares: Tensor,
     ) -> None:
         """Of leaning^2, by mu_j - mu_k at a given distance: 2 leaning r / distance^2."""
-        by_residual, by_pair, by_part = self.slopes
         shares = 1 / self._counts[place, None]
         factors = 2 * shares * leaning * (self._scale / squares)
         factors.scatter_(1, place[:, None], 0.0)
         # To mu_j, and against mu_k.
         against = factors.sum(1)
         factors.scatter_(1, place[:, None], -against[:, None])
-        with FullPrecision(residuals.device.type):
-            by_residual += factors.to(residuals.dtype).T @ residuals
-        by_pair.index_add_(0, place, shares * leaning.square())
-        by_part[part] -= (against * (residuals * shifts).sum(1)).sum()
+        self._products.add(factors.to(residuals.dtype), residuals)
+        self._by_pair.index_add_(0, place, shares * leaning.square())
+        self._by_part[part] -= (against * (residuals * shifts).sum(1)).sum()
 
     def _squared_distances(self, place: Tensor) -> Tensor:
         """(B, K seen), from the mean of each sample's class to all others."""

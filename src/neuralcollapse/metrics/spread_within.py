@@ -111,8 +111,7 @@ class SpreadWithin:
             self.totals[0].index_add_(0, own, distances)
             self.totals[1].index_add_(0, own, torch.ones_like(distances))
             if self._rests is not None:
-                shifts = self._rests.shifts(part, own).double()
-                self._add_slopes(part, own, moved, units, directions(apart), shifts)
+                self._add_slopes(self._rests, part, own, moved, units, directions(apart))
 
     def result(self) -> Tensor:
         """The mean over classes of their mean distances, 0-d float64."""
@@ -163,28 +162,32 @@ class SpreadWithin:
 
     def _add_slopes(
         self,
+        rests: Rests,
         part: int,
         own: Tensor,
         moved: Tensor,
         units: Tensor,
         pointing: Tensor,
-        shifts: Tensor,
     ) -> None:
         """Of norm(x - u): pointing = (x - u) / norm by x, the contrary by u."""
         by_class, by_origin, by_part = self.slopes
-        by_class.index_add_(0, own, pointing.to(by_class))
+        classes, place = own.unique(return_inverse=True)
+        counts = self._statistics.counts[classes, None].double()
         # x moves with the global mean, the less the longer it is, and across itself alone.
         across = pointing - (pointing * units).sum(1, keepdim=True) * units
-        counts = self._statistics.counts[own].double()
-        shares = 1 / (moved.norm(dim=1).double() * counts)
-        shares = torch.where(torch.isfinite(shares), shares, 0.0)
-        by_origin += shares.to(across) @ across
+        lengths = moved.norm(dim=1, keepdim=True)
+        across = torch.where(lengths > 0, across / lengths, 0.0)
+        toward, away = by_class.new_zeros(2, len(classes), by_class.shape[1])
+        toward.index_add_(0, place, pointing.to(toward))
+        away.index_add_(0, place, across.to(away))
+        by_class.index_add_(0, classes, toward)
+        by_origin += (away / counts).sum(0)
         # How the samples of this part move the mean of their class and, with it, the global mean.
-        common = self._weights[own, None] * shifts
-        centres = self._means[own] - (0.0 if self._origin is None else self._origin)
+        shifts = rests.shifts(part, classes).double()
+        common = self._weights[classes, None] * shifts
+        centres = self._means[classes] - (0.0 if self._origin is None else self._origin)
         turned = directions(centres + shifts - common) - directions(centres)
-        by_part[part] += ((pointing.double() * turned).sum(1) / counts).sum()
-        by_part[part] += (shares * (across.double() * common).sum(1)).sum()
+        by_part[part] += ((toward * turned + away * common) / counts).sum()
 
     def _moved(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The origin (d,) and the centres' directions (K, d) for features of one precision."""

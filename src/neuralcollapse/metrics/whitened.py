@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from neuralcollapse.rests import Rests
+from neuralcollapse.row_products import RowProducts
 from neuralcollapse.spectrum import mean_spectrum
 from neuralcollapse.statistics import ClassStatistics, GlobalMean, check_statistics
 
@@ -48,17 +49,22 @@ class WhitenedSpread:
         self._statistics, self._rests = check_statistics(statistics), rests
         self._global_mean: GlobalMean = global_mean
         self._means = statistics.means.double()
-        self._centred = statistics.centred_means(global_mean).double()
-        self._singular, directions = mean_spectrum(self._centred, statistics.seen_means)
+        centred = statistics.centred_means(global_mean).double()
+        self._singular, directions = mean_spectrum(centred, statistics.seen_means)
         self._projection = directions / self._singular[:, None]
         self.totals = self._means.new_zeros(2)
         """(2,): sum of squares, number of samples; those of several processes add up."""
-        self.slopes: list[Tensor] = []
+        if rests is not None:
+            self._products = RowProducts(torch.zeros_like(self._projection))
+            self._by_part = self._means.new_zeros(len(rests))
+            self._centred, self._left = centred, centred @ self._projection.T  # the latter: U
+        self._gradient: Tensor | None = None
+
+    @property
+    def slopes(self) -> list[Tensor]:
         """Of all samples: (R, d), sums of whitened times plain residuals, and (J,), by part, what
         its own samples have in the slope along which it moves the means; they add up, too."""
-        if rests is not None:
-            self.slopes = [torch.zeros_like(self._projection), self._means.new_zeros(len(rests))]
-        self._gradient: Tensor | None = None
+        return [] if self._rests is None else [self._products.result(), self._by_part]
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, part: int = 0) -> None:
@@ -73,10 +79,9 @@ class WhitenedSpread:
             self.totals[0] += whitened.square().sum()
             self.totals[1] += len(block)
             if self._rests is not None:
-                self.slopes[0] += whitened.T @ deviations
-                self.slopes[1][part] += self._own_slope(
-                    self._rests, part, deviations, whitened, own
-                )
+                self._products.add(whitened, deviations)
+                slope = self._own_slope(self._rests, part, deviations, whitened, own)
+                self._by_part[part] += slope
 
     def result(self) -> Tensor:
         """0-d float64, in [0, inf); nan where `nc1` is."""
@@ -88,7 +93,7 @@ class WhitenedSpread:
         `totals` are those of the others, `slopes` those of all samples. The residuals are taken to
         the means of what is left; the directions follow these means to first order, along a slope
         to which the part itself has nothing to say. Not a number where a class is missing without
-        the part, or where the class means lack a direction.
+        the part, or where the class means without it fill more or fewer directions.
         """
         if self._rests is None:
             raise ValueError("rests must be given to leave out a part, got none")
@@ -96,15 +101,14 @@ class WhitenedSpread:
         seen, whole = rest.seen, self._statistics
         moved = rest.centred_means(self._global_mean).double()
         singular, directions = mean_spectrum(moved, rest.seen_means)
-        full = len(singular) == len(self._singular) == min(len(moved) - 1, whole.dim)
-        if not full or not torch.equal(seen, whole.seen):
+        if len(singular) != len(self._singular) or not torch.equal(seen, whole.seen):
             return self.totals.new_full((), torch.nan)
         if self._gradient is None:
             self._gradient = self._mean_gradient()
         shifts = (rest.means.double() - self._means)[seen]
         around = (shifts @ (directions / singular[:, None]).T).square().sum(1) * rest.counts[seen]
         slope = (self._gradient * (moved - self._centred)).sum()
-        slope = slope - 2 * self.slopes[1][number] / whole.num_samples
+        slope = slope - 2 * self._by_part[number] / whole.num_samples
         return (self.totals[0] - around.sum()) / rest.num_samples + slope
 
     def _mean_gradient(self) -> Tensor:
@@ -113,12 +117,11 @@ class WhitenedSpread:
         With centred = U diag(singular) V^T, P = diag(1 / singular) V^T, C = P within_covariance:
         2 U (diag(1 / singular^2) C (1 - V V^T) - C P^T P)     (Golub, Pereyra 1973)
         """
-        cross = self.slopes[0] / self._statistics.num_samples
+        cross = self._products.result() / self._statistics.num_samples
         directions = self._projection * self._singular[:, None]
         across = cross - (cross @ directions.T) @ directions
         inner = (cross @ self._projection.T) @ self._projection
-        left = self._centred @ self._projection.T
-        return 2 * left @ (across / self._singular.square()[:, None] - inner)
+        return 2 * self._left @ (across / self._singular.square()[:, None] - inner)
 
     def _own_slope(
         self, rests: Rests, part: int, deviations: Tensor, whitened: Tensor, labels: Tensor
@@ -128,7 +131,7 @@ class WhitenedSpread:
         shifts = rests.shifts(part, classes).double()
         along = shifts @ self._projection.T
         place_seen = (self._statistics.seen.cumsum(0) - 1)[classes]
-        left = (self._centred[place_seen] @ self._projection.T)[place]
+        left = self._left[place_seen][place]
         square = self._singular.square()
         across = (deviations * shifts[place]).sum(1) - (whitened * square * along[place]).sum(1)
         slope = (left * whitened / square).sum(1) * across
