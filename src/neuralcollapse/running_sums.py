@@ -43,6 +43,7 @@ class RunningSums:
         self._anchors = torch.empty(0, dim, device=device)
         self._sums = torch.zeros(0 if dtype is None else num_classes, dim, dtype=dtype).to(device)
         self._residuals = self._converted = self._anchors  # no room yet
+        self._all_seen = False  # as far as is known without looking at all counts
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -69,6 +70,8 @@ class RunningSums:
 
     def place_anchors(self, features: Tensor, labels: Tensor) -> None:
         """Where a class of the batch is new, one of its samples becomes the anchor."""
+        if self._all_seen:
+            return
         counts = self.counts.index_select(0, labels)
         if self._device.type != "cpu":  # without waiting for how many are new
             rows = torch.where(counts == 0, labels, self._num_classes)
@@ -195,17 +198,20 @@ class RunningSquares(RunningSums):
     def _move_anchors(self) -> None:
         """Move those of classes that have grown enough to their means."""
         self._unlooked = 0
+        self._all_seen = self._all_seen or bool(self.counts.min())
         due = (self.counts >= self._next_move).nonzero().squeeze(1)
         for rows in due.split(max(1, _BLOCK_NUMBERS // self._sums.shape[1])):
-            counts, sums = self.counts[rows, None], self._sums[rows].double()
-            anchors = self._anchors[rows]
+            counts = self.counts.index_select(0, rows)[:, None]
+            sums = self._sums.index_select(0, rows).double()
+            anchors = self._anchors.index_select(0, rows)
             moved = (anchors + sums / counts).to(anchors.dtype)
             moves = moved.double() - anchors
             # sum(norm(r - move)^2) = sum(norm(r)^2) - 2 move . sum(r) + n norm(move)^2
-            self._squares[rows] += (moves * (counts * moves - 2 * sums)).sum(1)
-            self._anchors[rows] = moved
-            self._sums[rows] = sums.sub_(counts * moves).to(self._sums.dtype)
-            self._next_move[rows] = _GROWTH * counts.squeeze(1)
+            change = (moves * (counts * moves - 2 * sums)).sum(1)
+            self._squares.index_add_(0, rows, change)
+            self._anchors.index_copy_(0, rows, moved)
+            self._sums.index_copy_(0, rows, sums.sub_(counts * moves).to(self._sums.dtype))
+            self._next_move.index_copy_(0, rows, _GROWTH * counts.squeeze(1))
 
 
 class RunningScatter(RunningSums):
