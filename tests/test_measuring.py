@@ -188,7 +188,8 @@ class _OwnProduct(nn.Module):
 
 def test_a_layer_that_is_hardly_the_classifier_is_told() -> None:
     [note] = [n for n in measure(_OwnProduct(), batches()).notes if "classifier" in n]
-    assert "3 outputs" in note and "'body'" in note and "layer=" in note
+    for told in ("3 outputs", "'body'", "layer="):
+        assert told in note
     for model, named in ((_OwnProduct(), "body"), (nn.Linear(4, 3), None)):
         assert not any("classifier" in n for n in measure(model, batches(), layer=named).notes)
 
