@@ -174,6 +174,11 @@ def test_the_heads_of_this_library_are_measured(case: HeadCase) -> None:
     assert measurement.conventions["layer"] == "input of 1"
 
 
+def test_a_metric_that_is_none_is_refused_with_those_that_are() -> None:
+    with pytest.raises(KeyError, match="nc1_trace_ratio.*got 'NC1'"):
+        measure(nn.Linear(4, 3), batches())["NC1"]
+
+
 class _OwnProduct(nn.Module):
     """Its classifier is a parameter, which no hook can find."""
 
