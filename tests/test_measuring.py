@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import neuralcollapse.measuring
 import reference.metrics
@@ -172,6 +172,32 @@ def test_the_heads_of_this_library_are_measured(case: HeadCase) -> None:
     assert_metrics(measurement.metrics, expected)
     assert measurement.accuracy == float((decided == labels).double().mean())
     assert measurement.conventions["layer"] == "input of 1"
+
+
+def test_a_metric_that_is_none_is_refused_with_those_that_are() -> None:
+    measurement = measure(nn.Linear(4, 3), batches())
+    with pytest.raises(KeyError, match=r"nc1_trace_ratio.*got 'NC1'"):
+        measurement["NC1"]
+
+
+class _OwnProduct(nn.Module):
+    """Its classifier is a parameter, which no hook can find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 6)
+        self.weight = nn.Parameter(torch.ones(3, 6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.body(inputs).relu() @ self.weight.T
+
+
+def test_a_layer_that_is_hardly_the_classifier_is_told() -> None:
+    [note] = [n for n in measure(_OwnProduct(), batches()).notes if "classifier" in n]
+    for told in ("3 outputs", "'body'", "layer="):
+        assert told in note
+    for model, named in ((_OwnProduct(), "body"), (nn.Linear(4, 3), None)):
+        assert not any("classifier" in n for n in measure(model, batches(), layer=named).notes)
 
 
 def test_a_head_alone_is_a_model() -> None:

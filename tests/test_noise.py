@@ -18,6 +18,7 @@ from neuralcollapse import (
     nc1,
     nc1_trace_ratio,
     nc1_trace_unbiased,
+    vci,
 )
 from neuralcollapse.metrics.noise import (
     null_values,
@@ -52,11 +53,11 @@ def test_pure_noise_is_measured_as_that(counts: list[int]) -> None:
     """200 runs here, classes of unequal size among them: within four standard errors."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    runs: dict[str, list[float]] = {"nc1": [], "nc1_trace_ratio": [], "cdnv": []}
+    runs: dict[str, list[float]] = {"nc1": [], "nc1_trace_ratio": [], "vci": [], "cdnv": []}
     for _ in range(200):
         features = torch.randn(len(labels), 24, generator=generator, dtype=torch.float64)
         statistics = ClassStatistics.from_features(features, labels, len(counts))
-        for function in (nc1, nc1_trace_ratio, cdnv):
+        for function in (nc1, nc1_trace_ratio, vci, cdnv):
             runs[function.__name__].append(float(function(statistics)))
     null = null_values(torch.tensor(counts), 24)
     assert set(null) == ({"cdnv"} if len(set(counts)) > 1 else set(runs))
@@ -71,7 +72,30 @@ def test_where_no_expectation_exists_none_is_given() -> None:
     assert "nc1" not in null_values(balanced(8, 5), 8)  # K = d: infinite
     assert "nc1" not in null_values(balanced(10, 5), 8)  # K = d + 2: infinite
     assert "nc1" in null_values(balanced(11, 5), 8)
-    assert null_values(balanced(2, 5), 1) == {}
+    assert set(null_values(balanced(2, 5), 1)) == {"vci"}
+
+
+@pytest.mark.parametrize(("dim", "num_classes"), [(29, 5), (40, 5), (3, 10)])
+def test_noise_that_a_linear_map_fits_has_the_vci_of_collapse(dim: int, num_classes: int) -> None:
+    """From N = d+1 samples down it is 0, and beside it stands that noise has that too."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(30) % num_classes
+    found = [
+        float(
+            vci(
+                ClassStatistics.from_features(
+                    torch.randn(30, dim, generator=generator, dtype=torch.float64),
+                    labels,
+                    num_classes,
+                )
+            )
+        )
+        for _ in range(200)
+    ]
+    values, null = torch.tensor(found), null_values(labels.bincount(), dim)["vci"]
+    assert (null == 0) == (dim >= 29)
+    # Four standard errors; where all is fitted, the rounding of double precision.
+    assert abs(float(values.mean()) - null) < 4 * float(values.std()) / 200**0.5 + 1e-9
 
 
 def test_unseen_classes_do_not_count() -> None:

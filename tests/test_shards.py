@@ -132,7 +132,7 @@ def test_nothing_good_is_an_error(tmp_path: Path) -> None:
         (tmp_path / f"{j}.npz").write_bytes(b"no")
     run("measure", tmp_path / "*.npz", "--skip-bad").assert_refused("at least one sample", "1.npz")
     run("measure", tmp_path / "*.safetensors").assert_refused("must name at least one file")
-    run("measure", tmp_path / "a.txt").assert_refused("a.txt must be a .npz")
+    run("measure", tmp_path / "a.txt").assert_refused("a.txt must be a .npz", "numpy.savez")
 
 
 def test_empty_shards_count_for_nothing(tmp_path: Path) -> None:

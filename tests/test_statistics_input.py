@@ -126,7 +126,7 @@ BAD_INPUT: dict[str, tuple[Any, Any, type[Exception], list[str]]] = {
         torch.ones(4, 3),
         torch.tensor([0, 2, 1, 7]),
         ValueError,
-        ["labels must lie in [0, 2)", "from 0 to 7", "num_classes >= 8"],
+        ["labels must lie in [0, 2)", "from 0 to 7", "num_classes >= 8", "ignore index"],
     ),
     "ignore index": (
         torch.ones(4, 3),

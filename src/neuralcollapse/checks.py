@@ -126,7 +126,7 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
     elif low < 0:
         hint = "leave out samples with an ignore index before measuring, or name it as ignore_index"
     else:
-        hint = f"use num_classes >= {high + 1}"
+        hint = f"use num_classes >= {high + 1}, or leave out samples with an ignore index"
     raise ValueError(
         f"{name} must lie in [0, {num_classes}), got values from {low} to {high}; {hint}"
     )

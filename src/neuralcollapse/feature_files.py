@@ -90,7 +90,10 @@ def read_arrays(file: Path, *needed: str) -> dict[str, Any]:
     elif file.suffix == ".parquet":
         arrays = _read_parquet(file)
     else:
-        raise ValueError(f"{file} must be a {_KINDS} file")
+        raise ValueError(
+            f"{file} must be a {_KINDS} file; numpy.savez('features.npz', features=features, "
+            "labels=labels) writes one"
+        )
     for name in needed:
         if name not in arrays:
             held = ", ".join(sorted(arrays)) or "nothing"

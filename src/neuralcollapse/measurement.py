@@ -64,6 +64,8 @@ class Measurement:
 
     def __getitem__(self, key: str) -> float:
         """The value of one metric."""
+        if key not in self.metrics:
+            raise KeyError(f"key must be one of {', '.join(self.metrics)}, got {key!r}")
         return self.metrics[key]
 
     @property

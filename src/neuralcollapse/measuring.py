@@ -26,9 +26,9 @@ from neuralcollapse.draws import Draws
 from neuralcollapse.layers import LayerTap, check_layers
 from neuralcollapse.measurement import Measurement, check_weighting, conclude, given_means
 from neuralcollapse.metrics.variability import Weighting
-from neuralcollapse.positions import Pooling
+from neuralcollapse.positions import Pooling, first_tensor
 from neuralcollapse.processes import num_processes, own_rank
-from neuralcollapse.scalars import check_booleans, check_choice, check_integer
+from neuralcollapse.scalars import check_booleans, check_choice, check_integer, counted
 from neuralcollapse.second_look import Decided, second_look
 from neuralcollapse.sphere import directions
 from neuralcollapse.statistics import ClassStatistics, GlobalMean
@@ -155,11 +155,15 @@ def measure(
                 model, layers, tap.name, len(tap.weight), pooling=pooling, device=_home(tap)
             )
 
+        doubts: list[str] = []
+
         def batches(task: str) -> Iterator[Batch]:
             draws.rewind()
             for batch in _with_progress(loader, task, progress):
                 inputs, labels = split_batch(batch)
-                run_model(model, inputs, device)
+                output = run_model(model, inputs, device)
+                if layer is None and not doubts:
+                    doubts.extend(_doubts(output, tap))
                 if layer_tap is not None and layer_tap.listening:
                     layer_tap.update(labels, ignore_index)
                 features = tap.take(tokens=labels.dim() > 1)
@@ -234,9 +238,22 @@ def measure(
             parts=parts if jackknife else (),
             outsiders=outside,
         )
+        measured = replace(measured, notes=(*measured.notes, *doubts))
         if layer_tap is None:
             return measured
         return replace(measured, depth=layer_tap.profile(distributed=distributed))
+
+
+def _doubts(output: Any, tap: FeatureTap) -> list[str]:
+    """A note where the classifier that was found gives other outputs than the model."""
+    logits, rows = first_tensor(getattr(output, "logits", output)), len(tap.weight)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] == rows:
+        return []
+    return [
+        f"the model gives {counted(logits.shape[1], 'output')} and the layer {tap.name!r}, taken "
+        f"for its classifier, {rows}: if that is another layer, name it with layer=; if none, "
+        "measure_features takes features and the weight"
+    ]
 
 
 def _home(tap: FeatureTap) -> torch.device | str:

@@ -95,6 +95,7 @@ def test_runs_beside_a_measurement(tmp_path: Path) -> None:
         ("other.json", '{"auroc": 1}', "holds no measurement"),
         ("broken.json", "{", "not valid JSON"),
         ("list.json", "[]", "holds no measurement"),
+        ("train.npz", "PK", "got features; measure them first: neuralcollapse measure"),
     ],
 )
 def test_a_file_without_a_measurement(

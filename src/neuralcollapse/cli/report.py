@@ -35,6 +35,11 @@ def report(
 
     found: list[Any] = []
     for path in paths:
+        if path.suffix in (".npz", ".safetensors", ".parquet"):
+            raise ValueError(
+                f"{path} must be a run folder or a saved measurement, got features; measure them "
+                f"first: neuralcollapse measure {path} -o measurement.json"
+            )
         found += [path] if _is_measurement(path) else find_runs(path)
     files = [one for one in found if not isinstance(one, Run)]
     if not files:

@@ -67,9 +67,11 @@ def null_values(counts: Tensor, dim: int) -> dict[str, float]:
 
         nc1 = (n-1)(K-1) / (d-K) for K-1 < d,  (n-1) d / (K-d-2) for K-1 > d
         nc1_trace_ratio = d (N-K) / (d (K-1) - 2)
+        vci = 1 - max(d, K-1) / (N-1), at least 0
         cdnv = mean over pairs of (2 - 1/n_k - 1/n_j) d / (2 (1/n_k + 1/n_j) (d-2))
 
-    The first two are known for classes of equal size n. Raw features of equal variance in all
+    All but the last are known for classes of equal size n. Of d+1 samples or fewer `vci` is 0: a
+    linear map gives them any labels. Raw features of equal variance in all
     directions are meant: fewer directions of noise than d, and NC1 comes out as for that many.
 
     Args:
@@ -81,8 +83,8 @@ def null_values(counts: Tensor, dim: int) -> dict[str, float]:
 
     Example:
         >>> null = null_values(torch.full((10,), 20), 64)
-        >>> [round(null[key], 3) for key in ("nc1", "nc1_trace_ratio", "cdnv")]
-        [3.167, 21.185, 9.806]
+        >>> [round(null[key], 3) for key in ("nc1", "nc1_trace_ratio", "vci", "cdnv")]
+        [3.167, 21.185, 0.678, 9.806]
     """
     counts = counts[counts > 0]
     num_seen, found = len(counts), {}
@@ -96,6 +98,7 @@ def null_values(counts: Tensor, dim: int) -> dict[str, float]:
             found["nc1"] = (n - 1) * dim / (num_seen - dim - 2)
         if dim * (num_seen - 1) > 2:
             found["nc1_trace_ratio"] = dim * (total - num_seen) / (dim * (num_seen - 1) - 2)
+        found["vci"] = max(0.0, 1 - max(dim, num_seen - 1) / (total - 1))
     if dim > 2:
         # Class sizes repeat: over pairs of sizes, not of classes.
         sizes, number = counts.unique(return_counts=True)
