@@ -12,7 +12,7 @@ from torch import Tensor
 
 import reference.metrics
 from cases.worlds import World, simplex_vertices, world, world_cases
-from neuralcollapse import ClassStatistics, cdnv
+from neuralcollapse import ClassStatistics, StatisticsAccumulator, cdnv
 from passes import (
     accumulated,
     assert_equal_variability,
@@ -239,6 +239,25 @@ def test_without_scatter_everything_else_is_the_same() -> None:
     assert float(cdnv(light)) == pytest.approx(float(cdnv(full)), rel=1e-6)
     with pytest.raises(ValueError, match=r"within_covariance needs.*scatter=True"):
         _ = light.within_covariance
+
+
+@pytest.mark.parametrize("scatter", [False, True])
+@pytest.mark.parametrize("made_inside", [False, True])
+def test_batches_of_inference_mode_and_others_add_up(scatter: bool, made_inside: bool) -> None:
+    features = torch.randn(90, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(90) % 4
+    parts = list(zip(features.split(20), labels.split(20), strict=True))
+    with torch.inference_mode(made_inside):
+        accumulator = StatisticsAccumulator(4, 5, scatter=scatter)
+    for number, (some, own) in enumerate(parts):
+        with torch.inference_mode(number % 2 == 0):
+            accumulator.update(some, own)
+    wanted = StatisticsAccumulator(4, 5, scatter=scatter)
+    for some, own in parts:
+        wanted.update(some, own)
+    found, expected = accumulator.result(), wanted.result()
+    assert torch.equal(found.means, expected.means)
+    assert torch.equal(found.spread, expected.spread)
 
 
 def test_statistics_are_frozen() -> None:

@@ -39,6 +39,8 @@ class Dealer:
         first: the part that class 0, or the first sequence, begins with.
     """
 
+    # The turns go on outside of inference mode where they began in it.
+    @torch.inference_mode(False)
     def __init__(self, num_classes: int, *, first: int = 0):
         self._num_classes = num_classes
         self._turns = (_STEP * torch.arange(num_classes) + first) % MOST_PARTS  # next, by class
@@ -86,6 +88,7 @@ class Dealer:
             if len(own):
                 yield part, features[own.to(features.device)], labels[own]
 
+    @torch.inference_mode(False)
     def _parts_of(self, labels: Tensor) -> Tensor:
         """(N,), whose turn it is for each sample's class."""
         if self._turns.device != labels.device:

@@ -331,6 +331,8 @@ class StatisticsAccumulator:
         [2, 0, 1]
     """
 
+    # What is made in inference mode cannot be written to outside of it, by the next batch.
+    @torch.inference_mode(False)
     def __init__(
         self,
         num_classes: int,
@@ -362,6 +364,7 @@ class StatisticsAccumulator:
         """N so far, over all classes. Waits for a GPU."""
         return int(self._sums.counts.sum())
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add features (B, d) with labels (B,) in [0, num_classes).

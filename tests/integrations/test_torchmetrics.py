@@ -119,6 +119,17 @@ def test_merging_metrics_and_states() -> None:
     assert first.statistics.num_samples == 60
 
 
+@pytest.mark.parametrize("jackknife", [False, True])
+def test_batches_of_inference_mode_and_others_add_up(jackknife: bool) -> None:
+    whole, mixed = metric(jackknife=jackknife), metric(jackknife=jackknife)
+    for start in range(0, len(LABELS), 20):
+        own = slice(start, start + 20)
+        whole.update(FEATURES[own], LABELS[own])
+        with torch.inference_mode(start % 40 == 0):
+            mixed.update(FEATURES[own], LABELS[own])
+    assert torch.equal(mixed.packed, whole.packed)
+
+
 def test_a_pickled_or_cloned_metric_goes_on() -> None:
     one = metric()
     one.update(FEATURES[:20], LABELS[:20])
