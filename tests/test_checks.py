@@ -215,7 +215,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: check_label_range(torch.tensor([3, -100]), 10),
         ValueError,
         "labels must lie in [0, 10), got values from -100 to 3; leave out samples with an ignore "
-        "index before measuring",
+        "index, or name it where",
     ),
     "nan in a matrix": (
         lambda: check_finite("features", torch.tensor([[1.0, 2.0], [math.nan, 1.0]])),

@@ -71,6 +71,7 @@ FLOORS = {
     "cluster": 10,
     "report": 10,
     "cli": 11,
+    "__main__": 12,
 }
 BASES = {"heads": "head", "integrations": "adapter", "losses": "loss", "metrics": "pairs"}
 GATHERERS = {"__init__", "table", "evaluation"}

@@ -86,3 +86,13 @@ def test_no_means_and_equal_means() -> None:
         singular, directions = mean_spectrum(wide - wide.mean(0), wide)
         assert singular.shape == (0,)
         assert directions.shape == (0, 3)
+
+
+def test_all_directions_may_be_small_in_double_precision() -> None:
+    """Means 1e-5 apart, 1000 away: below single precision, and good to six digits in double."""
+    generator = torch.Generator().manual_seed(0)
+    centred = torch.randn(4, 8, generator=generator, dtype=torch.float64)
+    centred = 1e-5 * (centred - centred.mean(0))
+    singular, directions = mean_spectrum(centred, 1000 + centred)
+    assert torch.allclose(singular, torch.linalg.svdvals(centred)[:3])
+    assert len(directions) == 3

@@ -124,7 +124,7 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
     if low >= 1 and high == num_classes:
         hint = f"are your {name} 1-based?"
     elif low < 0:
-        hint = "leave out samples with an ignore index before measuring, or name it as ignore_index"
+        hint = "leave out samples with an ignore index, or name it where there is an ignore_index"
     else:
         hint = f"use num_classes >= {high + 1}, or leave out samples with an ignore index"
     raise ValueError(

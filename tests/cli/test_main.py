@@ -37,6 +37,17 @@ def test_help_lists_every_verb() -> None:
     assert run().assert_ok() == shown
 
 
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "neuralcollapse"]
+    done = subprocess.run(
+        [*command, "--version"], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert done.stdout == VERSION
+    bad = subprocess.run([*command, "nothing"], capture_output=True, text=True, env=environment())
+    assert bad.returncode == 2
+    assert "No such command 'nothing'" in bad.stderr
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_documents_every_option(verb: str) -> None:
     shown = words(run(verb, "--help").assert_ok())
