@@ -77,6 +77,7 @@ def test_the_least_distance_is_that_of_all(
 ) -> None:
     """Bounds leave out problems, never the answer."""
     monkeypatch.setattr(neuralcollapse.frames.margins, "_BLOCK_WEIGHTS", block)
+    monkeypatch.setattr(neuralcollapse.frames.margins, "_EASY_DIM", 0)
     points = ARRANGEMENTS[name]()
     distances = one_vs_rest_distance(points)
     # The same problems, solved alike; where all lie among the others, solved to 1e-12.
@@ -86,6 +87,7 @@ def test_the_least_distance_is_that_of_all(
 @pytest.mark.parametrize("name", ["directions", "clusters", "almost a simplex", "around zero"])
 def test_few_problems_are_solved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Far from collapse too, where no bound is tight from the start."""
+    monkeypatch.setattr(neuralcollapse.frames.margins, "_EASY_DIM", 0)
     solved = []
     solve = neuralcollapse.frames.margins._hull_distance
     monkeypatch.setattr(
@@ -96,6 +98,11 @@ def test_few_problems_are_solved(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     softmax_code_margin(ARRANGEMENTS[name]())
     # One at each of nine looks, and a few in the end: of 40 or 60.
     assert 1 <= len(solved) <= 12
+
+
+def test_in_few_dimensions_all_are_solved() -> None:
+    points = torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert softmax_code_margin(points) == float(one_vs_rest_distance(points).min())
 
 
 def test_right_angles() -> None:

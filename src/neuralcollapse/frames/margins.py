@@ -16,6 +16,8 @@ _ROUNDING = 1e-12
 # Steps towards all hulls at once, how often to look which distances may be the least, and up to how
 # many of these are solved for at once.
 _STEPS, _LOOK, _FEW = 41, 5, 2
+# In so few dimensions solving for all is quicker than bounds.
+_EASY_DIM = 3
 # With smaller pivots the inverse of a Gram matrix loses more than half of the digits.
 _LEAST_PIVOT = 1e-3
 # Weights of corners at a time: 2^20 doubles are 8 MiB.
@@ -75,9 +77,9 @@ def softmax_code_margin(weight: Tensor, rows: Tensor | None = None) -> float:
         ... )
         1.5
     """
-    if rows is not None:
-        return float(one_vs_rest_distance(weight, rows).min())
     units = _unit_rows(weight)
+    if rows is not None or units.shape[1] <= _EASY_DIM:
+        return float(one_vs_rest_distance(weight, rows).min())
     least = math.inf
     for some in np.array_split(np.arange(len(units)), 1 + len(units) ** 2 // _BLOCK_WEIGHTS):
         least = min(least, _least_distance(units, torch.from_numpy(some), least))
