@@ -25,6 +25,7 @@ from neuralcollapse import (
 )
 from neuralcollapse.dealing import MOST_PARTS, Dealer, first_part
 from neuralcollapse.second_look import SecondLook
+from passes import parts_by_hand
 from processes import intervals_of_shares, run_processes
 
 CLASSES, DIM = 4, 6
@@ -47,17 +48,6 @@ def head(num_classes: int = CLASSES) -> nn.Linear:
     for parameter in layer.parameters():
         nn.init.normal_(parameter, generator=generator)
     return layer
-
-
-def parts_by_hand(labels: Tensor) -> list[int]:
-    """A loop: every class's samples in turns, class k beginning with part 7 k."""
-    turns: dict[int, int] = {}
-    parts = []
-    for label in map(int, labels):
-        turn = turns.get(label, 7 * label)
-        turns[label] = turn + 1
-        parts.append(turn % 20)
-    return parts
 
 
 def statistics_of(features: Tensor, labels: Tensor, parts: list[int]) -> list[ClassStatistics]:

@@ -26,6 +26,7 @@ from neuralcollapse.metrics.decision import NearestMean
 from neuralcollapse.metrics.rest_decisions import RestDecisions
 from neuralcollapse.rests import Rests
 from neuralcollapse.second_look import SecondLook, look_at_parts, second_look
+from passes import parts_by_hand
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,6 @@ class Cloud:
         return means[self.labels] + 1 + noise, weight
 
 
-def parts_of(labels: Tensor) -> np.ndarray:
-    """The part of each sample: every class's samples in turns, class k from part 7 k on."""
-    turns: dict[int, int] = {}
-    parts = []
-    for label in map(int, labels):
-        turn = turns.get(label, 7 * label)
-        turns[label] = turn + 1
-        parts.append(turn % 20)
-    return np.array(parts)
-
-
 def metrics_by_hand(cloud: Cloud) -> dict[str, Callable[[np.ndarray], float]]:
     """Each metric of the rows that are kept, from its definition."""
     features, weight = (one.numpy() for one in cloud.draw())
@@ -113,7 +103,7 @@ def metrics_by_hand(cloud: Cloud) -> dict[str, Callable[[np.ndarray], float]]:
 
 def exact_errors(cloud: Cloud) -> dict[str, float]:
     """The jackknife's standard errors, from every metric without each part."""
-    parts, count = parts_of(cloud.labels), len(cloud.labels)
+    parts, count = np.array(parts_by_hand(cloud.labels)), len(cloud.labels)
     everything = np.arange(count)
     errors = {}
     for key, metric in metrics_by_hand(cloud).items():
@@ -178,7 +168,7 @@ def test_means_that_move_are_most_of_the_error() -> None:
     features, weight = cloud.draw()
     statistics = ClassStatistics.from_features(features, cloud.labels, 8, scatter=False)
     look = SecondLook(statistics, weight, None, normalize=False, global_mean="class")
-    cut, rests = parts_of(cloud.labels), []
+    cut, rests = np.array(parts_by_hand(cloud.labels)), []
     look.update(features, cloud.labels)
     whole = look.result().known
     for j in range(20):
@@ -232,7 +222,7 @@ def test_neither_order_nor_batches_matter(size: int) -> None:
             parts=parts,
         )
         totals = [look.take() for _ in range(20)]
-        cut = torch.from_numpy(parts_of(cloud.labels))
+        cut = torch.tensor(parts_by_hand(cloud.labels))
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
         for rows in order.split(size):
             for j in cut[rows].unique().tolist():
@@ -254,7 +244,7 @@ def test_decisions_that_no_rest_can_change_are_not_made_again(
     for noise, least, most in ((NEAR, 0, 0), (FAR, 0.05, 1)):
         cloud = replace(UNEQUAL, noise=noise)
         features, weight = cloud.draw()
-        chosen, cut = (features @ weight.T).argmax(1), parts_of(cloud.labels)
+        chosen, cut = (features @ weight.T).argmax(1), np.array(parts_by_hand(cloud.labels))
         parts = [
             ClassStatistics.from_features(features[cut == j], cloud.labels[cut == j], 5)
             for j in range(20)
@@ -284,7 +274,7 @@ def test_with_means_given_they_are_held() -> None:
     means = ClassStatistics.from_features(features[::2], cloud.labels[::2], 5)
     found = measure_features(features, cloud.labels, weight, means=means, jackknife=True)
     differ = (features @ weight.T).argmax(1) != NearestMean(means)(features)
-    cut = parts_of(cloud.labels)
+    cut = np.array(parts_by_hand(cloud.labels))
     rates = [float(differ[cut != j].double().mean()) for j in range(20)]
     parts = [
         ClassStatistics.from_features(features[cut == j], cloud.labels[cut == j], 5)
@@ -300,7 +290,7 @@ def test_a_class_that_goes_with_a_part() -> None:
     """Lines, directions and covariances change in kind without it: they have no interval."""
     cloud = replace(UNEQUAL, noise=BETWEEN, weighting="balanced")
     features, weight = cloud.draw()
-    cut = np.where(cloud.labels == 4, 3, parts_of(cloud.labels))
+    cut = np.where(cloud.labels == 4, 3, np.array(parts_by_hand(cloud.labels)))
     for scatter in (True, False):
         weighting = "balanced" if scatter else None
         parts = [

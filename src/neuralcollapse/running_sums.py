@@ -24,6 +24,9 @@ _FLUSH_ROWS = 4096
 class RunningSums:
     """Counts and sums of residuals to an anchor per class, one of its own samples.
 
+    On a GPU the samples of a first batch write at once, and the anchor may hold coordinates of
+    several: near enough, but not the same to the bit in every run.
+
     Args:
         num_classes: K.
         dim: d.
